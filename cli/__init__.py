@@ -1,0 +1,1 @@
+"""Words to calls, records to text. The only room that prints."""

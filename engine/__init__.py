@@ -1,0 +1,1 @@
+"""The engine: spec → plan → store → work, and the words they share. Imports go only to the left."""

@@ -1,0 +1,1 @@
+"""Spec → Plan: parameters × steps become nodes and edges; sample tables; tokens."""

@@ -1,0 +1,1 @@
+"""YAML → Spec. The only room that knows YAML."""

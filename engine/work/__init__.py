@@ -1,0 +1,1 @@
+"""The worker: claim, run, beat, settle, stop. The only room that starts step processes."""
