@@ -46,8 +46,8 @@ class PlanParameter(msgspec.Struct, frozen=True):
 class SampleTable(msgspec.Struct, frozen=True):
     """A table of samples on disk, and what tells whether it is still the same file.
 
-    `kind` npy: `path` is the .npy file, memory-mapped. `kind` text: `path` holds the cells' UTF-8 bytes back to back, and
-    `offsets_path` is a .npy of int64, shape (count × columns + 1,), where each cell begins.
+    `kind` npy: `path` is the .npy file, memory-mapped. `kind` text: `path` holds the cells' UTF-8 bytes back to back,
+    and `offsets_path` is a .npy of int64, shape (count × columns + 1,), where each cell begins.
     """
 
     kind: str

@@ -65,6 +65,8 @@ class Batch(msgspec.Struct, frozen=True):
     flux_start_opts: Text | None = None
     flux_exec: Text | None = None
     flux_exec_workers: Text | None = None
+    reservation: Text | None = None
+    qos: Text | None = None
 
 
 class Run(msgspec.Struct, frozen=True):

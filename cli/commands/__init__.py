@@ -1,0 +1,1 @@
+"""One module for each verb; its `command` is what click runs."""

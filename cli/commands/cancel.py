@@ -1,0 +1,47 @@
+"""`mrun cancel`: stop a study."""
+
+from __future__ import annotations
+
+import anyio
+import click
+
+from mrun.cli.confirm import confirm
+from mrun.cli.invocation import Invocation
+
+
+@click.command("cancel")
+@click.argument("study", metavar="STUDY")
+@click.option("--let-finish", is_flag=True, help="Let running samples finish; without it they are stopped within 3 s.")
+@click.option("--yes", is_flag=True, help="Do not ask before more than one study is stopped.")
+@click.pass_obj
+def command(invocation: Invocation, study: str, let_finish: bool, yes: bool) -> None:
+    """Stop a study.
+
+    Nothing more of it is claimed from this moment. Running samples get SIGTERM, and SIGKILL ten seconds later. Other
+    studies are not touched. Cancelling one that has ended changes nothing.
+
+    \b
+    Examples:
+      $ mrun cancel last
+      $ mrun cancel k3f9x2gb --let-finish
+    """
+    output = invocation.output
+
+    async def run() -> list[dict[str, object]]:
+        async with invocation.session() as session:
+            found = await session.views.find(study)
+            if len(found) > 1:
+                confirm(output, f"stop {len(found)} studies", is_yes=yes)
+            answers = []
+            for one in found:
+                answer = await session.store.cancel(one, is_kill=not let_finish, why="cancelled by mrun cancel")
+                answers.append({"study": one, "status": answer.status, "running": answer.running})
+            return answers
+
+    answers = anyio.run(run)
+    output.data(answers)
+    output.ids(str(one["study"]) for one in answers)
+    words = {"ok": "stopped", "ended": "had ended already", "gone": "is not known any more"}
+    for one in answers:
+        running = f"; {one['running']} samples were running" if one["running"] else ""
+        output.say(f"{one['study']}  {words[str(one['status'])]}{running}")

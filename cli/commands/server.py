@@ -1,0 +1,89 @@
+"""`mrun server`: the user's own server on this host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mrun.cli.invocation import Invocation
+from mrun.engine.errors import NotFoundError
+from mrun.engine.store.server import ServerFacts, find_own_server, start_own_server, stop_own_server
+
+
+@click.group("server")
+def command() -> None:
+    """Start, show or stop your own server.
+
+    `mrun queue`, `run` and `work` start it by themselves when no other server is named; these verbs are for looking
+    after it, and for letting other hosts reach it.
+
+    \b
+    Examples:
+      $ mrun server status
+      $ mrun server start --listen login1
+      $ mrun server stop
+    """
+
+
+@command.command("start")
+@click.option("--listen", metavar="HOST[:PORT]", help="Serve other hosts too, with a generated password. [default: this host only]")  # fmt: skip
+@click.pass_obj
+def start(invocation: Invocation, listen: str | None) -> None:
+    """Start it, if it does not run.
+
+    \b
+    Examples:
+      $ mrun server start
+      $ mrun server start --listen 0.0.0.0:6380
+    """
+    facts = start_own_server(invocation.settings(), listen=listen)
+    _show(invocation, facts, "started" if facts.started_now else "runs already")
+
+
+@command.command("status")
+@click.pass_obj
+def status(invocation: Invocation) -> None:
+    """Show whether it runs, and where.
+
+    \b
+    Examples:
+      $ mrun server status
+    """
+    facts = find_own_server(invocation.settings())
+    if facts is None:
+        raise NotFoundError("Your own server does not run on this host.", hint="mrun server start")
+    _show(invocation, facts, "runs")
+
+
+@command.command("stop")
+@click.pass_obj
+def stop(invocation: Invocation) -> None:
+    """Stop it; what it holds is kept on disk, and is there again when it is started.
+
+    \b
+    Examples:
+      $ mrun server stop
+    """
+    was_running = stop_own_server(invocation.settings())
+    output = invocation.output
+    output.data({"stopped": was_running})
+    output.say("stopped" if was_running else "it was not running")
+
+
+def _show(invocation: Invocation, facts: ServerFacts, what: str) -> None:
+    rows: dict[str, Any] = {
+        "url": facts.url,
+        "listen_url": facts.listen_url,
+        "pid": facts.pid,
+        "version": facts.version,
+        "binary": str(facts.binary),
+        "data": str(facts.data_dir),
+        "log": str(facts.log_path),
+    }
+    invocation.output.data(rows | {"state": what})
+    invocation.output.ids([facts.url])
+    invocation.output.say(f"your own server {what}")
+    for name, value in rows.items():
+        if value is not None:
+            invocation.output.say(f"  {name:<10} {value}")

@@ -1,0 +1,56 @@
+"""`mrun status`: how far studies are."""
+
+from __future__ import annotations
+
+import anyio
+import click
+
+from mrun.cli.invocation import Invocation
+from mrun.cli.shown import instant, show_study, study_json
+from mrun.engine.store.views import FailedSample, StudyStatus
+
+_FAILURES_SHOWN = 10
+
+
+@click.command("status")
+@click.argument("study", metavar="[STUDY]", required=False)
+@click.pass_obj
+def command(invocation: Invocation, study: str | None) -> None:
+    """Show how far studies are.
+
+    Without STUDY, a line for each study on the server; with it, its steps and why samples failed. STUDY is an id, the
+    beginning of one, a workspace, `last` or `all`.
+
+    \b
+    Examples:
+      $ mrun status
+      $ mrun status last
+      $ mrun --json status k3f
+    """
+
+    async def run() -> tuple[list[StudyStatus], dict[str, list[FailedSample]]]:
+        async with invocation.session() as session:
+            if study is None:
+                return await session.views.studies(), {}
+            statuses = [await session.views.status(one) for one in await session.views.find(study)]
+            failed = {one.study: await session.views.failed_samples(one.study, _FAILURES_SHOWN) for one in statuses}
+            return statuses, failed
+
+    statuses, failed = anyio.run(run)
+    output = invocation.output
+    output.data([study_json(one) | {"failed_samples": failed.get(one.study, [])} for one in statuses])
+    output.ids(one.study for one in statuses)
+    if study is not None:
+        for one in statuses:
+            show_study(output, one, failed[one.study])
+        return
+    output.table(
+        ("study", "name", "state", "samples", "settled", "failed", "queued", "workspace"),
+        [
+            (
+                *(one.study, one.name, one.state, sum(step.samples for step in one.steps)),
+                *(sum(step.settled for step in one.steps), one.failures, instant(one.queued_at), one.workspace),
+            )
+            for one in statuses
+        ],
+    )

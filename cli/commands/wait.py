@@ -1,0 +1,55 @@
+"""`mrun wait`: until a study has ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import anyio
+import click
+
+from mrun.cli.invocation import Invocation
+from mrun.cli.shown import show_study, study_json
+from mrun.cli.waiting import Display, exit_code_of, wait_for_end
+from mrun.engine.errors import ExitCode
+from mrun.engine.store.views import StudyStatus
+
+
+@click.command("wait")
+@click.argument("study", metavar="STUDY")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up after so long. [default: never]")  # fmt: skip
+@click.pass_obj
+def command(invocation: Invocation, study: str, timeout_s: float | None) -> None:
+    """Wait for the end of a study.
+
+    Exit code 0 when every sample finished, 7 when some did not, 130 when the time was over first.
+
+    \b
+    Examples:
+      $ mrun wait last
+      $ mrun wait k3f9x2gb --timeout 3600
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+
+    async def run() -> list[StudyStatus]:
+        async with invocation.session() as session:
+            found = await session.views.find(study)
+
+            async def studies() -> list[str]:
+                return found
+
+            with Display(invocation.output) as display:
+                return await wait_for_end(
+                    session, studies, display, lambda: deadline is None or time.monotonic() < deadline
+                )
+
+    statuses = anyio.run(run)
+    output = invocation.output
+    output.data([study_json(status) for status in statuses])
+    output.ids(status.study for status in statuses)
+    for status in statuses:
+        show_study(output, status)
+    if not all(status.is_ended for status in statuses):
+        output.note(f"not ended after {timeout_s:g} s; it goes on")
+        sys.exit(ExitCode.INTERRUPTED)
+    sys.exit(exit_code_of(statuses))

@@ -1,0 +1,109 @@
+"""`mrun`: finds the command, and turns whatever goes wrong into one message and the documented exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from mrun.cli.invocation import Invocation
+from mrun.cli.output import Output
+from mrun.engine.errors import ExitCode, MrunError, UsageError
+
+#: Command → its one-line help. A module is imported when its command is used, so that `mrun --help` is quick.
+COMMANDS = {
+    "run": "Queue a study, work on it, and wait for its results.",
+    "queue": "Queue a study, for workers to run.",
+    "work": "Run samples from queues until told to stop.",
+    "status": "Show how far studies are.",
+    "inspect": "Show queues and workers.",
+    "wait": "Wait for the end of a study.",
+    "cancel": "Stop a study.",
+    "stop": "Ask workers to finish what they run and exit.",
+    "purge": "Remove studies from the server.",
+    "server": "Start, show or stop your own server.",
+}
+
+
+class LazyGroup(click.Group):
+    """The verbs. Each is `command` of the module of its name in this package."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which a study's life uses them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command; None if there is no such verb."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"mrun.cli.commands.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    invoke_without_command=False,
+)
+@click.option("--broker", metavar="URL", help="Server to use: redis://host:port, unix:///path. [default: your own]")
+@click.option("--namespace", metavar="NAME", help="Prefix of all keys on the server. [default: mrun]")
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON value instead of text.")
+@click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Print ids only.")
+@click.version_option(package_name="mrun", prog_name="mrun")
+@click.pass_context
+def cli(ctx: click.Context, broker: str | None, namespace: str | None, is_json: bool, is_quiet: bool) -> None:
+    """Run ensembles of simulations: one YAML file, any number of workers.
+
+    \b
+    Examples:
+      $ mrun run spec.yaml                     # queue it, run it here, wait for it
+      $ mrun queue spec.yaml                   # only queue it …
+      $ mrun work --queues sim,train           # … and run it from any shell or batch job
+      $ mrun status
+    """
+    output = Output(is_json=is_json, is_quiet=is_quiet)
+    ctx.obj = Invocation(options={"broker": broker, "namespace": namespace}, output=output)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of the `mrun` command. Ends the process."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    output = Output(is_json="--json" in words, is_quiet=False)
+    try:
+        code = cli.main(args=words, prog_name="mrun", standalone_mode=False)
+    except click.exceptions.Abort:
+        code = ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        code = _show_usage(output, error)
+    except MrunError as error:
+        output.error(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone: `mrun status | head`. Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.DONE
+    except Exception as error:  # noqa: BLE001 - the last door: a bug becomes a message and exit code 1, never silence
+        output.bug(error)
+        code = ExitCode.BUG
+    sys.exit(int(code or 0))
+
+
+def _show_usage(output: Output, error: click.ClickException) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return int(ExitCode.USAGE)
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    name = context.command_path if context else "mrun"
+    output.error(UsageError(f"{error.format_message()}", hint=f"{name} --help shows how it is used"))
+    return int(ExitCode.USAGE)

@@ -1,0 +1,36 @@
+"""The texts of a spec with all put in that holds for the whole study: for the copies of the spec in the workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mrun.engine.plan.compile import study_resolver
+from mrun.engine.plan.findings import Findings
+from mrun.engine.plan.names import Meaning
+from mrun.engine.plan.places import Place
+from mrun.engine.plan.tokens import Use
+from mrun.engine.spec.model import Spec, Text
+
+
+def text_expander(spec: Spec, place: Place) -> Callable[[Text], str]:
+    """A function that expands any text of the spec; tokens that depend on step, row or sample stay as they are.
+
+    What `--vars` sets stands in the place of what env said. It finds no problems: `check_plan` does.
+    """
+    resolver = study_resolver(spec, place, Findings(spec.path))
+    scripts = {script for step in spec.steps for script in (step.run.cmd, step.run.restart)}
+    scripts.add(spec.samples.generate if spec.samples else None)
+    env = {**spec.labels, **spec.variables}
+    overridden = {env[name]: resolver.variables.texts[name] for name in place.variables if name in env}
+
+    def known(part: str | Use) -> str:
+        if isinstance(part, str):
+            return part
+        named = resolver.meaning(part.name)
+        return resolver.values[named.argument] if named and named.meaning is Meaning.STUDY else part.raw
+
+    def expand(text: Text) -> str:
+        text = overridden.get(text, text)
+        return "".join(known(part) for part in resolver.variables.flat(text, is_script=text in scripts))
+
+    return expand

@@ -1,0 +1,142 @@
+"""What crosses between the store, the worker and the command line. All frozen; wire forms are arrays."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class Task(msgspec.Struct, frozen=True, array_like=True):
+    """A range [lo, hi) of a node's samples in one attempt: the unit on a stream."""
+
+    study: str
+    node: int
+    lo: int
+    hi: int
+    attempt: int = 0
+    losses: int = 0
+    #: The last execution ended with RESTART, or was interrupted: `restart` is run instead of `cmd`.
+    resume: int = 0
+
+
+class Claim(msgspec.Struct, frozen=True, array_like=True):
+    """A task that one slot of one worker owns."""
+
+    number: int
+    study: str
+    node: int
+    lo: int
+    hi: int
+    attempt: int
+    losses: int
+    resume: int
+
+    @property
+    def text(self) -> str:
+        """The number as Redis keys hold it."""
+        return str(self.number)
+
+
+class SampleState(enum.StrEnum):
+    """What a sample's execution came to. The last one is not an end: the sample will run again."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+    RETRY = "retry"
+
+
+class Flags(enum.IntFlag):
+    """What else a run of outcomes does."""
+
+    NONE = 0
+    BLOCKING = 1
+    STOPS_STUDY = 2
+    STOPS_WORKERS = 4
+
+
+class OutcomeRun(msgspec.Struct, frozen=True, array_like=True):
+    """`count` consecutive samples of a claim that ended alike."""
+
+    count: int
+    state: str
+    resume: int = 0
+    flags: int = 0
+
+
+class Settlement(msgspec.Struct, frozen=True, array_like=True):
+    """What happened to samples [lo, upto) of one claim. Counts of `runs` add up to upto - lo."""
+
+    claim: str
+    lo: int
+    upto: int
+    runs: tuple[OutcomeRun, ...]
+    elapsed_ms: float
+    reasons: tuple[tuple[int, bytes], ...] = ()
+
+
+class ClaimRequest(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker wants to claim."""
+
+    free_slots: int
+    queues: tuple[str, ...]
+    unwanted_studies: tuple[str, ...] = ()
+    #: Only this study and those that its steps queued; empty: any.
+    root_study: str = ""
+    #: Until the worker's allocation ends; -1: never.
+    time_left_ms: int = -1
+
+
+class ClaimAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker got."""
+
+    status: str
+    claims: tuple[Claim, ...]
+    has_more_work: int
+    due_ms: int
+
+
+class SettleAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """One word for each settlement: ok, lost, gone or stopping; and when the next retry is due (-1: none)."""
+
+    answers: tuple[str, ...]
+    due_ms: int
+
+
+class WorkerFacts(msgspec.Struct, frozen=True):
+    """What others may know of a worker."""
+
+    host: str
+    pid: int
+    queues: tuple[str, ...]
+    slots: int
+    ends_at_ms: int = 0
+    version: str = ""
+
+
+class BeatAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """What a beat tells. `lost` and `kill` are claim numbers as text."""
+
+    status: str
+    lost: tuple[str, ...]
+    kill: tuple[str, ...]
+    request: str
+    sweep_in_ms: int
+    due_ms: int
+
+
+class ReclaimAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """What a sweep did."""
+
+    removed_workers: tuple[str, ...]
+    is_outage: int
+    sweep_in_ms: int
+
+
+class CancelAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """ok, gone or ended; and how many samples were running."""
+
+    status: str
+    running: int

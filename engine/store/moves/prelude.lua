@@ -1,0 +1,656 @@
+-- Shared by every move: it stands before the text of each, after its shebang.
+--
+-- KEYS[1] is the root of the namespace, `{mrun}:`; every other key is derived from it and shares its hash tag, so a move
+-- may touch any of them, also on a cluster. docs/redis-keys.md lists them all.
+--
+-- The rules that each move keeps:
+--   * It checks everything, then writes: nothing after its first write can fail.
+--   * It is bounded. What is left over is pushed on `study:<s>:todo` in the same script, and any worker's claim or beat
+--     goes on with it; so whoever dies between two parts loses nothing.
+--   * Counters that `status` reads are gathered in `tally` and written once, by `finish_move`.
+
+local root = KEYS[1]
+local call = redis.call
+local floor, min, max = math.floor, math.min, math.max
+
+-- Bits of a node are kept in chunks of 2^20 samples; a full chunk is only its count in the node's hash.
+local CHUNK = 1048576
+-- What one script may do: an item is a child visited, a range put, or a node's keys deleted.
+local ITEMS = 200
+-- A claim aims at this much work, and is never longer than so many samples.
+local BITE_MS, BITE_MOST = 1000, 10000
+-- The reasons of so many failed samples are kept for each study.
+local REASONS_MOST = 1000
+-- Counters of a study that has ended are kept for seven days, in seconds.
+local KEEP_S = 604800
+
+local function int(number) return string.format('%.0f', number) end
+local function now_us() local t = call('TIME'); return t[1] * 1000000 + t[2] end
+local function now_ms() return floor(now_us() / 1000) end
+local function study_key(s) return root .. 'study:' .. s end
+local function node_key(s, n) return root .. 'study:' .. s .. ':node:' .. n end
+local function step_key(s, i) return root .. 'study:' .. s .. ':step:' .. i end
+local function stream_key(queue, s, class) return root .. 'queue:' .. queue .. ':' .. s .. ':' .. class end
+local function held_key(w) return root .. 'worker:' .. w .. ':held' end
+
+-- ---------------------------------------------------------------------------------------------------- counters
+
+local tally = {}
+
+local function count(key, field, by)
+  local fields = tally[key]
+  if not fields then fields = {}; tally[key] = fields end
+  fields[field] = (fields[field] or 0) + by
+end
+
+-- ready, running and retrying say where samples are, and are kept for the step and for the queue; so is dead, which
+-- someone should look at.
+local function count_samples(s, node, state, by)
+  count(step_key(s, node.step), state, by)
+  if state == 'ready' or state == 'running' or state == 'retrying' or state == 'dead' then
+    count(study_key(s) .. ':queue:' .. node.queue, state, by)
+  end
+  if state == 'running' then count(study_key(s), 'running', by) end
+end
+
+local function write_tally()
+  for key, fields in pairs(tally) do
+    for field, by in pairs(fields) do
+      if by ~= 0 then call('HINCRBY', key, field, int(by)) end
+    end
+  end
+  tally = {}
+end
+
+-- ------------------------------------------------------------------------------------------------ the stored plan
+
+local plans = {}
+
+local function plan_field(s, field)
+  local raw = call('HGET', study_key(s) .. ':plan', field)
+  return raw and cmsgpack.unpack(raw)
+end
+
+local function step_of(s, i)
+  local key = s .. ':s' .. i
+  if not plans[key] then
+    local f = plan_field(s, 'step:' .. i)
+    plans[key] = f and {size = f[1], class = f[2], max_losses = f[3], chunk = f[4], first_node = f[5], nodes = f[6],
+                        after = f[7], barriers = f[8], delay_ms = f[9]}
+  end
+  return plans[key]
+end
+
+-- A node with the facts of its step. `waits` counts what must be complete before any of its samples is put: parent
+-- nodes, and parent steps as wholes (barriers).
+local function node_of(s, n)
+  local key = s .. ':n' .. n
+  if not plans[key] then
+    local f = plan_field(s, 'node:' .. n)
+    if not f then return nil end
+    local step = step_of(s, f[1])
+    plans[key] = {n = n, step = f[1], queue = f[2], waits = f[3] + step.barriers, each_parents = f[4], each_chunks = f[5],
+                  all_chunks = f[6], size = step.size, class = step.class, max_losses = step.max_losses,
+                  chunk = step.chunk, is_gated = f[3] + step.barriers > 0 or #f[4] > 1}
+  end
+  return plans[key]
+end
+
+-- -------------------------------------------------------------------------------------------------------- bitmaps
+-- Three kinds for each node: `done` settled, `bad` blocking, `out` put (kept only where several parents must agree).
+
+local function bits_key(s, n, kind, c) return study_key(s) .. ':' .. kind .. ':' .. n .. ':' .. c end
+
+local function set_bits(key, a, b)
+  while a < b and a % 8 ~= 0 do call('SETBIT', key, a, 1); a = a + 1 end
+  local bytes = floor((b - a) / 8)
+  if bytes > 0 then
+    call('SETRANGE', key, a / 8, string.rep('\255', bytes))
+    a = a + bytes * 8
+  end
+  while a < b do call('SETBIT', key, a, 1); a = a + 1 end
+end
+
+-- Mark [lo, hi), none of which is marked yet.
+local function mark(s, node, kind, lo, hi)
+  while lo < hi do
+    local c = floor(lo / CHUNK)
+    local base = c * CHUNK
+    local stop = min(hi, base + CHUNK)
+    local have = call('HINCRBY', node_key(s, node.n), kind .. ':' .. c, stop - lo)
+    local key = bits_key(s, node.n, kind, c)
+    if have == min(CHUNK, node.size - base) then
+      call('UNLINK', key)
+    else
+      set_bits(key, lo - base, stop - base)
+    end
+    lo = stop
+  end
+end
+
+-- The first position in [lo, hi) whose bit is `want`, or nil.
+local function find(s, node, kind, lo, hi, want)
+  while lo < hi do
+    local c = floor(lo / CHUNK)
+    local base = c * CHUNK
+    local stop = min(hi, base + CHUNK)
+    local have = tonumber(call('HGET', node_key(s, node.n), kind .. ':' .. c) or 0)
+    if have == 0 then
+      if want == 0 then return lo end
+    elseif have == min(CHUNK, node.size - base) then
+      if want == 1 then return lo end
+    else
+      local key = bits_key(s, node.n, kind, c)
+      local at = call('BITPOS', key, want, lo - base, stop - 1 - base, 'BIT')
+      if at >= 0 then return base + at end
+      if want == 0 then
+        -- BITPOS looks only at bytes that are there; what follows them is zero.
+        local length = call('STRLEN', key) * 8
+        if length < stop - base then return base + max(lo - base, length) end
+      end
+    end
+    lo = stop
+  end
+  return nil
+end
+
+-- ------------------------------------------------------------------------------------------------------------ put
+
+local function ring(queue)
+  local bell = root .. 'bell:' .. queue
+  if call('LLEN', bell) == 0 then call('RPUSH', bell, 1) end
+end
+
+-- Ranges of a node that nobody has claimed are found by their two ends, so that a new one joins those it touches.
+local function forget_open(s, n, task)
+  local open = study_key(s) .. ':open:' .. n
+  local tag = task.attempt .. ':' .. task.losses .. ':' .. task.resume .. ':'
+  call('HDEL', open, tag .. '<' .. int(task.lo), tag .. '>' .. int(task.hi))
+end
+
+-- Make [task.lo, task.hi) claimable. The caller has counted it.
+local function put(s, node, task)
+  local stream = stream_key(node.queue, s, node.class)
+  local open = study_key(s) .. ':open:' .. node.n
+  local tag = task.attempt .. ':' .. task.losses .. ':' .. task.resume .. ':'
+  local lo, hi = task.lo, task.hi
+  local left = call('HGET', open, tag .. '>' .. int(lo))
+  if left then
+    local id, from = string.match(left, '^(%S+) (%d+)$')
+    call('XDEL', stream, id)
+    call('HDEL', open, tag .. '>' .. int(lo))
+    lo = tonumber(from)
+  end
+  local right = call('HGET', open, tag .. '<' .. int(hi))
+  if right then
+    local id, upto = string.match(right, '^(%S+) (%d+)$')
+    call('XDEL', stream, id)
+    call('HDEL', open, tag .. '<' .. int(hi), tag .. '>' .. upto)
+    hi = tonumber(upto)
+  end
+  local is_new = call('EXISTS', stream) == 0
+  local id = call('XADD', stream, '*', 't',
+    node.n .. ' ' .. int(lo) .. ' ' .. int(hi) .. ' ' .. task.attempt .. ' ' .. task.losses .. ' ' .. task.resume)
+  if is_new then call('XGROUP', 'CREATE', stream, 'workers', '0') end
+  call('HSET', open, tag .. '<' .. int(lo), id .. ' ' .. int(hi), tag .. '>' .. int(hi), id .. ' ' .. int(lo))
+  local member = s .. ':' .. node.class
+  local queue = root .. 'queue:' .. node.queue
+  if not call('ZSCORE', queue, member) then
+    local priority = tonumber(call('HGET', study_key(s), 'priority') or 0)
+    call('ZADD', queue, int(-priority * 4294967296 + call('INCR', root .. 'turn')), member)
+  end
+  ring(node.queue)
+end
+
+-- ------------------------------------------------------------------------------------- accounting and release
+-- `actions` is what a move still has to do. It works off ITEMS of it; the rest goes to the study's todo.
+
+local actions = {}
+local function plan_action(s, ...) actions[#actions + 1] = {s = s, a = {...}} end
+
+local function end_study(s)
+  local study = call('HMGET', study_key(s), 'state', 'outcome')
+  if study[1] ~= 'running' and study[1] ~= 'stopping' then return end
+  local state = study[2] or 'finished'
+  call('HSET', study_key(s), 'state', state, 'ended_at_ms', int(now_ms()))
+  call('XADD', root .. 'events', 'MAXLEN', '~', 1000, '*', 'study', s, 'state', state)
+  plan_action(s, 'clean', 'ended', 0)
+end
+
+local function is_stopping(s) return call('HGET', study_key(s), 'state') == 'stopping' end
+
+-- Nothing more of the study is claimed; it ends when its last running sample has.
+local function stop_study(s, outcome, why, is_kill)
+  call('HSET', study_key(s), 'state', 'stopping', 'outcome', outcome, 'why', why, 'kill', is_kill)
+  plan_action(s, 'drop', 0)
+end
+
+local function end_if_idle(s)
+  local study = call('HMGET', study_key(s), 'state', 'running')
+  local running = tonumber(study[2] or 0) + ((tally[study_key(s)] or {}).running or 0)
+  if study[1] == 'stopping' and running <= 0 then end_study(s) end
+end
+
+-- Settle [lo, hi) of a node: mark, count, and note what that completes. `state` is the samples' last.
+local function account(s, node, lo, hi, state, is_blocking)
+  mark(s, node, 'done', lo, hi)
+  if is_blocking then mark(s, node, 'bad', lo, hi) end
+  count_samples(s, node, state, hi - lo)
+  local key = node_key(s, node.n)
+  local blocking = is_blocking and call('HINCRBY', key, 'blocking', hi - lo)
+    or tonumber(call('HGET', key, 'blocking') or 0)
+  if call('HINCRBY', key, 'settled', hi - lo) < node.size then return end
+  local is_doomed = blocking == node.size and 1 or 0
+  local step = step_of(s, node.step)
+  if is_doomed == 1 then call('HSET', step_key(s, node.step), 'is_doomed', 1) end
+  if node.all_chunks > 0 then plan_action(s, 'complete', node.n, 0, is_doomed) end
+  if call('HINCRBY', step_key(s, node.step), 'nodes_done', 1) == step.nodes then
+    local doomed = tonumber(call('HGET', step_key(s, node.step), 'is_doomed') or 0)
+    for _, child in ipairs(step.after) do plan_action(s, 'barrier', child, 0, doomed) end
+  end
+  if call('HINCRBY', study_key(s), 'nodes_left', -1) == 0 then end_study(s) end
+end
+
+-- Is a sample-by-sample parent of [lo, hi) unsettled or blocking? Returns the end of the stretch that begins at lo and is
+-- alike, and what it is: 'wait', 'skip' or 'put'.
+local function judge(s, node, lo, hi)
+  for _, p in ipairs(node.each_parents) do
+    local parent = node_of(s, p)
+    local undone = find(s, parent, 'done', lo, hi, 0)
+    if undone == lo then return find(s, parent, 'done', lo, hi, 1) or hi, 'wait' end
+    hi = undone or hi
+  end
+  for _, p in ipairs(node.each_parents) do
+    local parent = node_of(s, p)
+    local bad = find(s, parent, 'bad', lo, hi, 1)
+    if bad == lo then return find(s, parent, 'bad', lo, hi, 0) or hi, 'skip' end
+    hi = bad or hi
+  end
+  return hi, 'put'
+end
+
+local function skip(s, node, lo, hi)
+  account(s, node, lo, hi, 'skipped', true)
+  if node.each_chunks > 0 then plan_action(s, 'settled', node.n, 0, lo, hi) end
+end
+
+-- Put, or skip, the samples of [lo, hi) whose parents are all settled, and that have not been put. Returns where it
+-- stopped and what is left of `items`.
+local function advance(s, node, lo, hi, items)
+  while lo < hi and items > 0 do
+    local stop, verdict = hi, nil
+    if node.is_gated then
+      local first = find(s, node, 'out', lo, hi, 0)
+      if not first then return hi, items end
+      lo, stop = first, find(s, node, 'out', first, hi, 1) or hi
+    end
+    stop, verdict = judge(s, node, lo, stop)
+    if verdict ~= 'wait' and node.is_gated then mark(s, node, 'out', lo, stop) end
+    if verdict == 'skip' then
+      skip(s, node, lo, stop)
+    elseif verdict == 'put' then
+      count_samples(s, node, 'ready', stop - lo)
+      put(s, node, {lo = lo, hi = stop, attempt = 0, losses = 0, resume = 0})
+    end
+    lo, items = stop, items - 1
+  end
+  return lo, items
+end
+
+-- One of the things that this node waits for is complete.
+local function meet(s, node, is_doomed)
+  if is_doomed == 1 then call('HSET', node_key(s, node.n), 'is_doomed', 1) end
+  if call('HINCRBY', node_key(s, node.n), 'met', 1) < node.waits then return end
+  local doomed = call('HGET', node_key(s, node.n), 'is_doomed')
+  plan_action(s, doomed and 'skip' or 'open', node.n, 0)
+end
+
+-- May samples of this node be put at all? Never those of a node that is being skipped as a whole.
+local function is_met(s, node)
+  if node.waits == 0 then return true end
+  local facts = call('HMGET', node_key(s, node.n), 'met', 'is_doomed')
+  return tonumber(facts[1] or 0) >= node.waits and not facts[2]
+end
+
+local work = {}
+local read_claim
+
+-- Samples [lo, hi) of node n are settled: look at the children that go sample by sample.
+function work.settled(s, items, n, c, lo, hi)
+  local node = node_of(s, n)
+  while c < node.each_chunks do
+    for i, child in ipairs(plan_field(s, 'each:' .. n .. ':' .. c)) do
+      local kid = node_of(s, child)
+      local from = lo
+      if kid and is_met(s, kid) then from, items = advance(s, kid, lo, hi, items) else from = hi end
+      items = items - 1
+      if from < hi then plan_action(s, 'advance', child, from, hi) end
+      if items <= 0 then
+        -- What follows in this chunk goes one by one: a chunk is short.
+        local rest = plan_field(s, 'each:' .. n .. ':' .. c)
+        for j = i + 1, #rest do plan_action(s, 'advance', rest[j], lo, hi) end
+        if c + 1 < node.each_chunks then plan_action(s, 'settled', n, c + 1, lo, hi) end
+        return 0
+      end
+    end
+    c = c + 1
+  end
+  return items
+end
+
+function work.advance(s, items, n, lo, hi)
+  local node = node_of(s, n)
+  if not is_met(s, node) then return items - 1 end
+  local from, left = advance(s, node, lo, hi, items)
+  if from < hi then plan_action(s, 'advance', n, from, hi) end
+  return left - 1
+end
+
+-- Every sample of node n is settled: its other children have one thing less to wait for.
+function work.complete(s, items, n, c, is_doomed)
+  local node = node_of(s, n)
+  for _, child in ipairs(plan_field(s, 'all:' .. n .. ':' .. c)) do
+    meet(s, node_of(s, child), is_doomed)
+    items = items - 1
+  end
+  if c + 1 < node.all_chunks then plan_action(s, 'complete', n, c + 1, is_doomed) end
+  return items
+end
+
+-- Every node of a parent step is settled: so for every node of step i, from its k-th on.
+function work.barrier(s, items, i, k, is_doomed)
+  local step = step_of(s, i)
+  while k < step.nodes and items > 0 do
+    meet(s, node_of(s, step.first_node + k), is_doomed)
+    k, items = k + 1, items - 1
+  end
+  if k < step.nodes then plan_action(s, 'barrier', i, k, is_doomed) end
+  return items
+end
+
+function work.open(s, items, n, lo)
+  local node = node_of(s, n)
+  if #node.each_parents == 0 then
+    count_samples(s, node, 'ready', node.size)
+    put(s, node, {lo = 0, hi = node.size, attempt = 0, losses = 0, resume = 0})
+    return items - 1
+  end
+  local left
+  lo, left = advance(s, node, lo, node.size, items)
+  if lo < node.size then plan_action(s, 'open', n, lo) end
+  return left - 1
+end
+
+-- A whole node is skipped, one chunk of bits at a time.
+function work.skip(s, items, n, lo)
+  local node = node_of(s, n)
+  local hi = min(node.size, lo + CHUNK)
+  if node.is_gated and #node.each_parents > 0 then mark(s, node, 'out', lo, hi) end
+  skip(s, node, lo, hi)
+  if hi < node.size then plan_action(s, 'skip', n, hi) end
+  return items - 1
+end
+
+-- The study begins: every node that waits for nothing.
+function work.roots(s, items, i, k)
+  local step = step_of(s, i)
+  if not step then return items end
+  while k < step.nodes and items > 0 do
+    local node = node_of(s, step.first_node + k)
+    if node.waits == 0 and #node.each_parents == 0 then items = work.open(s, items, node.n, 0) end
+    k, items = k + 1, items - 0.25
+  end
+  if k < step.nodes then plan_action(s, 'roots', i, k) else plan_action(s, 'roots', i + 1, 0) end
+  return items - 0.25
+end
+
+-- A stopped study's streams, with all that nobody has claimed.
+function work.drop(s, items, i)
+  local parts = plan_field(s, 'streams:' .. i)
+  if not parts then end_if_idle(s); return items - 1 end
+  for _, pair in ipairs(parts) do
+    call('UNLINK', stream_key(pair[1], s, pair[2]))
+    call('ZREM', root .. 'queue:' .. pair[1], s .. ':' .. pair[2])
+    items = items - 1
+  end
+  plan_action(s, 'drop', i + 1)
+  return items
+end
+
+-- Workers that hold a claim of the study, or listen only to its queues, are asked to drain (exit code 105).
+function work.stop_workers(s, items, rank)
+  local ours, i = {}, 0
+  local parts = plan_field(s, 'streams:0')
+  while parts do
+    for _, pair in ipairs(parts) do ours[pair[1]] = true end
+    i = i + 1
+    parts = plan_field(s, 'streams:' .. i)
+  end
+  local names = call('ZRANGE', root .. 'workers', rank, rank + 19)
+  for _, w in ipairs(names) do
+    local queues = call('HGET', root .. 'worker:' .. w, 'queues')
+    local is_ours = queues ~= false
+    for q in string.gmatch(queues or '', '[^,]+') do is_ours = is_ours and ours[q] end
+    for _, field in ipairs(call('HKEYS', held_key(w))) do
+      if string.sub(field, 1, 1) ~= '=' and read_claim(w, field).s == s then is_ours = true end
+    end
+    if is_ours then call('HSET', root .. 'worker:' .. w, 'request', 'drain') end
+    items = items - 5
+  end
+  if #names == 20 then plan_action(s, 'stop_workers', rank + 20) end
+  return items
+end
+
+-- The keys of a study that has ended (`why` ended: its counters stay a while) or was purged (`why` purged: nothing does).
+function work.clean(s, items, why, n)
+  local shape = plan_field(s, 'shape')
+  if shape then
+    while n < shape[1] and items > 0 do
+      local node = node_of(s, n)
+      local keys = {node_key(s, n), study_key(s) .. ':open:' .. n}
+      for c = 0, floor((node.size - 1) / CHUNK) do
+        for _, kind in ipairs({'done', 'bad', 'out'}) do keys[#keys + 1] = bits_key(s, n, kind, c) end
+      end
+      for from = 1, #keys, 500 do call('UNLINK', unpack(keys, from, min(#keys, from + 499))) end
+      n, items = n + 1, items - 1 - #keys / 10
+    end
+    if n < shape[1] then plan_action(s, 'clean', why, n); return items end
+    for i = 0, shape[2] - 1 do
+      if why == 'purged' then call('UNLINK', step_key(s, i)) else call('EXPIRE', step_key(s, i), KEEP_S) end
+    end
+    plan_action(s, 'clean_streams', why, 0)
+    return items
+  end
+  return items - 1
+end
+
+function work.clean_streams(s, items, why, i)
+  local parts = plan_field(s, 'streams:' .. i)
+  if parts then
+    for _, pair in ipairs(parts) do
+      call('UNLINK', stream_key(pair[1], s, pair[2]), study_key(s) .. ':queue:' .. pair[1])
+      call('ZREM', root .. 'queue:' .. pair[1], s .. ':' .. pair[2])
+      items = items - 1
+    end
+    plan_action(s, 'clean_streams', why, i + 1)
+    return items
+  end
+  call('UNLINK', study_key(s) .. ':plan', study_key(s) .. ':later')
+  call('ZREM', root .. 'later', s)
+  if why == 'purged' then
+    call('UNLINK', study_key(s) .. ':reasons')
+  else
+    call('EXPIRE', study_key(s), KEEP_S)
+    call('EXPIRE', study_key(s) .. ':reasons', KEEP_S)
+  end
+  return items - 1
+end
+
+-- A study that is stopping releases nothing more, but still cleans up after itself.
+local releases = {settled = true, advance = true, complete = true, barrier = true, open = true, skip = true, roots = true}
+
+-- Claims and beats go on with what earlier moves left over: `finish_move` takes it piece by piece once they say so.
+local is_resuming = false
+
+local function take_todo()
+  if not is_resuming then return false end
+  local s = call('ZRANGE', root .. 'todo', 0, 0)[1]
+  if not s then return false end
+  local key = study_key(s) .. ':todo'
+  local raw = call('LPOP', key)
+  if call('EXISTS', key) == 0 then call('ZREM', root .. 'todo', s) end
+  if not raw then return false end
+  actions[#actions + 1] = {s = s, a = cmsgpack.unpack(raw)}
+  return true
+end
+
+-- Work off `actions`, then write the counters. Every move that changes anything ends with this.
+local function finish_move()
+  local items, i = ITEMS, 1
+  while items > 0 and (actions[i] or take_todo()) do
+    local s, a = actions[i].s, actions[i].a
+    if string.sub(a[1], 1, 5) == 'clean' then write_tally() end
+    if not releases[a[1]] or call('HGET', study_key(s), 'state') == 'running' then
+      items = work[a[1]](s, items, a[2], a[3], a[4], a[5])
+    end
+    i = i + 1
+  end
+  while actions[i] do
+    call('RPUSH', study_key(actions[i].s) .. ':todo', cmsgpack.pack(actions[i].a))
+    call('ZADD', root .. 'todo', 'NX', int(now_ms()), actions[i].s)
+    i = i + 1
+  end
+  actions = {}
+  write_tally()
+end
+
+
+-- ---------------------------------------------------------------------------------------------------------- retries
+
+local function put_later(s, node, task, due_ms)
+  call('ZADD', study_key(s) .. ':later', int(due_ms), node.n .. ' ' .. int(task.lo) .. ' ' .. int(task.hi) .. ' '
+    .. task.attempt .. ' ' .. task.losses .. ' ' .. task.resume)
+  call('ZADD', root .. 'later', 'LT', int(due_ms), s)
+end
+
+local function parse_task(text)
+  local n, lo, hi, attempt, losses, resume = string.match(text or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+  if not n then return nil end
+  return {node = tonumber(n), lo = tonumber(lo), hi = tonumber(hi), attempt = tonumber(attempt),
+          losses = tonumber(losses), resume = tonumber(resume)}
+end
+
+-- Put the retries that are due, a bounded number; returns milliseconds until the next, or -1.
+local function put_due()
+  local now = now_ms()
+  local s = call('ZRANGE', root .. 'later', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
+  if s then
+    local later = study_key(s) .. ':later'
+    if call('HGET', study_key(s), 'state') ~= 'running' then
+      call('UNLINK', later)
+    else
+      for _, member in ipairs(call('ZRANGE', later, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 64)) do
+        local task = parse_task(member)
+        local node = node_of(s, task.node)
+        count_samples(s, node, 'retrying', task.lo - task.hi)
+        count_samples(s, node, 'ready', task.hi - task.lo)
+        put(s, node, task)
+        call('ZREM', later, member)
+      end
+    end
+    local next_one = call('ZRANGE', later, 0, 0, 'WITHSCORES')
+    if next_one[2] then call('ZADD', root .. 'later', next_one[2], s) else call('ZREM', root .. 'later', s) end
+  end
+  local first = call('ZRANGE', root .. 'later', 0, 0, 'WITHSCORES')
+  return first[2] and max(0, tonumber(first[2]) - now) or -1
+end
+
+-- ----------------------------------------------------------------------------------------------------------- claims
+-- worker:<w>:held maps a claim number to a record, and `=<queue> <study> <class> <entry>` to how many claims came from that
+-- entry: it stays pending until the last of them has ended.
+
+function read_claim(w, claim)
+  local raw = call('HGET', held_key(w), claim)
+  if not raw then return nil end
+  local f = cmsgpack.unpack(raw)
+  return {s = f[1], queue = f[2], class = f[3], entry = f[4], node = f[5], lo = f[6], hi = f[7], attempt = f[8],
+          losses = f[9], resume = f[10]}
+end
+
+local function write_claim(w, claim, r)
+  call('HSET', held_key(w), claim, cmsgpack.pack({r.s, r.queue, r.class, r.entry, r.node, r.lo, r.hi, r.attempt, r.losses,
+    r.resume}))
+end
+
+local function end_claim(w, claim, r)
+  local held = held_key(w)
+  call('HDEL', held, claim)
+  local shared = '=' .. r.queue .. ' ' .. r.s .. ' ' .. r.class .. ' ' .. r.entry
+  if call('HINCRBY', held, shared, -1) > 0 then return end
+  call('HDEL', held, shared)
+  local stream = stream_key(r.queue, r.s, r.class)
+  call('XACK', stream, 'workers', r.entry)
+  call('XDEL', stream, r.entry)
+  if call('XLEN', stream) == 0 then
+    call('UNLINK', stream)
+    call('ZREM', root .. 'queue:' .. r.queue, r.s .. ':' .. r.class)
+  end
+end
+
+-- Give [lo, r.hi) of a claim back, and end it if nothing of it is left. What was given back is put again, or dropped when
+-- the study takes no more.
+local function give_back(w, claim, r, lo, losses)
+  local node = node_of(r.s, r.node)
+  local state = call('HGET', study_key(r.s), 'state')
+  if node and state then count_samples(r.s, node, 'running', lo - r.hi) end
+  if node and state == 'running' and lo < r.hi then
+    if losses > r.losses and r.hi - lo == 1 and node.max_losses > 0 and losses >= node.max_losses then
+      account(r.s, node, lo, r.hi, 'dead', false)
+      local key = study_key(r.s) .. ':reasons'
+      if call('HLEN', key) < REASONS_MOST then
+        call('HSET', key, r.node .. ':' .. int(lo), 'lost ' .. losses .. ' workers')
+      end
+      if node.each_chunks > 0 then plan_action(r.s, 'settled', node.n, 0, lo, r.hi) end
+    else
+      count_samples(r.s, node, 'ready', r.hi - lo)
+      put(r.s, node, {lo = lo, hi = r.hi, attempt = r.attempt, losses = losses, resume = r.resume})
+    end
+  end
+  if lo <= r.lo then
+    end_claim(w, claim, r)
+  else
+    r.hi = lo
+    write_claim(w, claim, r)
+  end
+  if state == 'stopping' then plan_action(r.s, 'idle') end
+end
+
+function work.idle(s, items) end_if_idle(s); return items - 1 end
+
+-- Everything that a worker leaves behind. `loss` is 1 if its claims count as lost. At most ITEMS claims a call; returns 1
+-- when it is gone.
+local function remove_worker(w, loss)
+  local done = 0
+  for _, field in ipairs(call('HKEYS', held_key(w))) do
+    if string.sub(field, 1, 1) ~= '=' then
+      if done >= ITEMS / 2 then return 0 end
+      local r = read_claim(w, field)
+      give_back(w, field, r, r.lo, r.losses + loss)
+      done = done + 1
+    end
+  end
+  local facts = call('HMGET', root .. 'worker:' .. w, 'queues', 'slots')
+  for q in string.gmatch(facts[1] or '', '[^,]+') do
+    if call('HINCRBY', root .. 'slots', q, -tonumber(facts[2] or 0)) <= 0 then call('HDEL', root .. 'slots', q) end
+    for _, member in ipairs(call('ZRANGE', root .. 'queue:' .. q, 0, 49)) do
+      local stream = root .. 'queue:' .. q .. ':' .. member
+      if call('EXISTS', stream) == 1 and #call('XPENDING', stream, 'workers', '-', '+', 1, w) == 0 then
+        call('XGROUP', 'DELCONSUMER', stream, 'workers', w)
+      end
+    end
+  end
+  call('UNLINK', root .. 'worker:' .. w, held_key(w))
+  call('ZREM', root .. 'workers', w)
+  call('ZREM', root .. 'leases', w)
+  return 1
+end

@@ -1,0 +1,81 @@
+"""Sealing: what says what runs is encrypted and authenticated under the user's key, bound to its study and part.
+
+AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce. Who has the server's password and not the key can replay or deny,
+but not choose what runs.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from mrun.engine.errors import SealError, SettingsError
+
+_KEY_FILE = "seal.key"
+_KEY_BYTES = 32
+_NONCE_BYTES = 12
+#: Version of the sealed form; the first byte of each.
+_VERSION = b"\x01"
+
+
+class Seal:
+    """Seals and opens texts under one key."""
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESGCM(key)
+
+    def close(self, text: bytes, study: str, part: str) -> bytes:
+        """The sealed form of `text`, to be opened only as `part` of `study`."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return _VERSION + nonce + self._cipher.encrypt(nonce, text, f"{study}\0{part}".encode())
+
+    def open(self, sealed: bytes, study: str, part: str) -> bytes:
+        """The text again.
+
+        Raises:
+            SealError: it was sealed under another key, for another study or part, or was changed.
+        """
+        nonce, cipher_text = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+        try:
+            if sealed[:1] != _VERSION:
+                raise InvalidTag
+            return self._cipher.decrypt(nonce, cipher_text, f"{study}\0{part}".encode())
+        except (InvalidTag, ValueError) as error:
+            raise SealError(
+                f"study '{study}' was queued with another key than this user's ({part} can't be opened)",
+                hint="copy seal.key from the configuration directory of the machine that queued it",
+            ) from error
+
+
+def load_seal(config_dir: Path) -> Seal:
+    """The user's key, made at the first use (0600). Safe when several processes make it at once: one wins."""
+    path = config_dir / _KEY_FILE
+    try:
+        if not path.exists():
+            _make_key(path)
+        key = bytes.fromhex(path.read_text().strip())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"the key file '{path}' can't be used: {error}", hint="mend or remove it") from error
+    if len(key) != _KEY_BYTES:
+        raise SettingsError(f"the key file '{path}' does not hold a key of {_KEY_BYTES} bytes", hint="remove it")
+    return Seal(key)
+
+
+def _make_key(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mine = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secrets.token_hex(_KEY_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        # A link, not a rename: it fails if another process was first, whose key then counts.
+        os.link(mine, path)
+    except FileExistsError:
+        pass
+    finally:
+        mine.unlink()

@@ -1,0 +1,214 @@
+"""The store: one typed method for each move of `moves/*.lua`, and nothing else that writes.
+
+Every move is atomic and idempotent, so a call whose reply was lost is simply made again, with the same token, until the
+server answers or the patience ends. Nothing here is cached but the scripts' digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import Any, TypeVar
+
+import anyio
+import msgspec
+import redis.asyncio
+from redis.exceptions import NoScriptError
+
+from mrun.engine.errors import BrokerAwayError, MrunError, NotFoundError
+from mrun.engine.plan.model import Plan
+from mrun.engine.records import (
+    BeatAnswer,
+    CancelAnswer,
+    Claim,
+    ClaimAnswer,
+    ClaimRequest,
+    ReclaimAnswer,
+    SettleAnswer,
+    Settlement,
+    WorkerFacts,
+)
+from mrun.engine.store.connect import translate_errors, url_of
+from mrun.engine.store.keys import Keys
+from mrun.engine.store.seal import Seal
+from mrun.engine.store.stored_plan import decode_plan, encode_plan, sealed_fields
+
+#: A study that is laid down but not committed is forgotten after so long.
+STAGED_TTL_S = 3600
+#: Fields of a plan that one `submit` lays down.
+_FIELDS_A_SUBMIT = 500
+#: Pause before a move is tried again: doubles from the first to the second, each with a random factor in [0.5, 1].
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
+
+_encode = msgspec.msgpack.encode
+_Answer = TypeVar("_Answer")
+
+
+def _move_text(name: str) -> str:
+    """A move's script: its shebang, then the prelude, then the rest."""
+    moves = resources.files("mrun.engine.store") / "moves"
+    shebang, body = (moves / f"{name}.lua").read_text().split("\n", 1)
+    return f"{shebang}\n{(moves / 'prelude.lua').read_text()}\n{body}"
+
+
+class Store:
+    """The moves on one namespace of one server.
+
+    Args:
+        client: connection pool; redis-py's own retries must be off.
+        namespace: prefix of all keys.
+        patience_s: for how long a move is tried again while the server is away. 0: once; workers wait for ever.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, namespace: str, *, patience_s: float = 0) -> None:
+        self.client = client
+        self.keys = Keys(namespace)
+        self.patience_s = patience_s
+        self._scripts: dict[str, tuple[str, str]] = {}
+
+    # ------------------------------------------------------------------------------------------------- studies
+
+    async def submit(self, study: str, plan: Plan, seal: Seal) -> int:
+        """Lay the plan down, unseen; returns how many fields. Safe to cancel: it expires by itself."""
+        fields, part = 0, []
+        for name, value in encode_plan(plan, study, seal):
+            part += [name, value]
+            fields += 1
+            if len(part) >= 2 * _FIELDS_A_SUBMIT:
+                await self._run("submit", study, STAGED_TTL_S, *part)
+                part = []
+        if part:
+            await self._run("submit", study, STAGED_TTL_S, *part)
+        return fields
+
+    async def commit(self, study: str, field_count: int, facts: Sequence[str | int | bytes]) -> None:
+        """Make a submitted study real. `facts` are field, value, … of its hash; see docs/redis-keys.md.
+
+        Raises:
+            NotFoundError: what was laid down expired before.
+        """
+        if await self._run("commit", study, field_count, *facts) == b"incomplete":
+            raise NotFoundError(
+                f"the parts of study '{study}' expired before they were complete", hint="queue it again"
+            )
+
+    async def cancel(self, study: str, *, is_kill: bool = True, why: str = "cancelled") -> CancelAnswer:
+        """Stop a study: nothing more of it is claimed; running samples are killed, or let finish."""
+        return _decode(await self._run("cancel", study, int(is_kill), why), CancelAnswer)
+
+    async def purge(self, study: str) -> bool:
+        """Forget a study with everything of it. False: it was not known."""
+        return bool(await self._run("purge", study) == b"ok")
+
+    async def load_plan(self, study: str, seal: Seal) -> Plan:
+        """The plan as a worker needs it: without nodes and edges. Raises as `decode_plan`."""
+        count = await self.call("HGET", self.keys.study(study), "step_count")
+        fields = sealed_fields(int(count or 0))
+        return decode_plan(await self.call("HMGET", self.keys.plan(study), *fields), study, seal)
+
+    # ------------------------------------------------------------------------------------------------- workers
+
+    async def claim(self, worker: str, request: ClaimRequest) -> ClaimAnswer:
+        """Get ranges for free slots. A cancelled call may have claimed: the next beat puts that back."""
+        return _decode(await self._run("claim", worker, _new_token(), _encode(request)), ClaimAnswer)
+
+    async def settle(self, worker: str, settlements: Sequence[Settlement]) -> SettleAnswer:
+        """Account outcomes and release what they make ready; one answer for each settlement."""
+        return _decode(await self._run("settle", worker, _new_token(), _encode(settlements)), SettleAnswer)
+
+    async def hand_back(
+        self, worker: str, claim: Claim, lo: int, *, is_started: bool = False, slow_ms: int = 0
+    ) -> bool:
+        """Return [lo, hi) of a claim unrun. False: it was not this worker's any more."""
+        answer = await self._run("hand_back", worker, claim.text, lo, int(is_started), slow_ms)
+        return bool(answer == b"ok")
+
+    async def beat(
+        self,
+        worker: str,
+        lease_s: float,
+        claims: Iterable[Claim],
+        highest_claim: int,
+        *,
+        is_draining: bool = False,
+        facts: WorkerFacts | None = None,
+    ) -> BeatAnswer:
+        """Extend the lease. With `facts`, register if need be; without, an unknown worker is told so."""
+        request = [
+            round(lease_s * 1000),
+            [claim.text for claim in claims],
+            str(highest_claim),
+            is_draining,
+            [] if facts is None else _fact_fields(facts),
+        ]
+        return _decode(await self._run("beat", worker, _encode(request)), BeatAnswer)
+
+    async def reclaim(self, worker: str) -> ReclaimAnswer:
+        """Put back what dead workers owned; `worker` is who sweeps."""
+        return _decode(await self._run("reclaim", worker), ReclaimAnswer)
+
+    async def leave(self, worker: str) -> None:
+        """Say good-bye: everything still owned is put back."""
+        while await self._run("leave", worker) == b"more":
+            pass
+
+    async def stop(self, workers: Sequence[str]) -> int:
+        """Ask workers to drain; returns how many of them are known."""
+        return int(await self._run("stop", *workers))
+
+    # ------------------------------------------------------------------------------------------------- calls
+
+    async def call(self, *words: str | int | float | bytes) -> Any:
+        """One plain command, tried again like a move: for reads only."""
+        return await self._patiently(lambda: self.client.execute_command(*words))
+
+    async def _run(self, move: str, *arguments: str | int | float | bytes) -> Any:
+        if move not in self._scripts:
+            text = _move_text(move)
+            self._scripts[move] = (text, hashlib.sha1(text.encode()).hexdigest())
+        text, digest = self._scripts[move]
+
+        async def once() -> Any:
+            try:
+                return await self.client.execute_command("EVALSHA", digest, 1, self.keys.root, *arguments)
+            except NoScriptError:
+                # EVAL also keeps the script. A server that was restarted, or flushed its scripts, gets it again.
+                return await self.client.execute_command("EVAL", text, 1, self.keys.root, *arguments)
+
+        return await self._patiently(once)
+
+    async def _patiently(self, call: Any) -> Any:
+        """`call` until the server answers, or the patience ends. Only for what may be done twice."""
+        deadline = time.monotonic() + self.patience_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                with translate_errors(url_of(self.client)):
+                    return await call()
+            except BrokerAwayError:
+                if time.monotonic() + pause_s > deadline:
+                    raise
+            await anyio.sleep(pause_s * random.uniform(0.5, 1))
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _new_token() -> str:
+    return secrets.token_hex(6)
+
+
+def _fact_fields(facts: WorkerFacts) -> list[str | int]:
+    return [
+        *("host", facts.host, "pid", facts.pid, "queues", ",".join(facts.queues), "slots", facts.slots),
+        *("ends_at_ms", facts.ends_at_ms, "version", facts.version),
+    ]
+
+
+def _decode(raw: bytes, kind: type[_Answer]) -> _Answer:
+    try:
+        return msgspec.msgpack.decode(raw, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise MrunError(f"the server's answer is not a {kind.__name__}: {raw[:200]!r}") from error

@@ -1,0 +1,122 @@
+"""Plan ↔ the fields of `study:<s>:plan`.
+
+In the clear, for the moves: sizes, edges, queues. Sealed, for workers: everything that says what runs. Nothing in it grows
+with the number of samples.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import msgspec
+
+from mrun.engine.errors import NotFoundError
+from mrun.engine.plan.model import Plan, PlanStep
+from mrun.engine.store.seal import Seal
+
+#: Children in one field: what a move reads and works off at once.
+_CHILDREN_A_FIELD = 128
+#: Streams named in one field.
+_STREAMS_A_FIELD = 100
+#: Version of the sealed records; a worker of another version refuses them with a sentence.
+PLAN_VERSION = 1
+
+_encode = msgspec.msgpack.encode
+_SEALED_PLAN_FIELD = "sealed:plan"
+
+
+def encode_plan(plan: Plan, study: str, seal: Seal) -> Iterator[tuple[str, bytes]]:
+    """The fields, one by one; each at most a few kilobytes but for long templates and parameter tables."""
+    yield "shape", _encode([len(plan.nodes), len(plan.steps)])
+    yield from _clear_steps(plan)
+    yield from _clear_nodes(plan)
+    yield from _streams(plan)
+    shared = msgspec.structs.replace(plan, nodes=(), steps=(), barriers=(), warnings=())
+    yield _SEALED_PLAN_FIELD, seal.close(_encode([PLAN_VERSION, shared]), study, _SEALED_PLAN_FIELD)
+    for step in plan.steps:
+        field = f"sealed:step:{step.index}"
+        yield field, seal.close(_encode(step), study, field)
+
+
+def _clear_steps(plan: Plan) -> Iterator[tuple[str, bytes]]:
+    after: dict[int, list[int]] = defaultdict(list)
+    before: dict[int, int] = defaultdict(int)
+    for barrier in plan.barriers:
+        after[barrier.parent].append(barrier.child)
+        before[barrier.child] += 1
+    for step in plan.steps:
+        yield (
+            f"step:{step.index}",
+            _encode(
+                [
+                    plan.size(step),
+                    step.resource_class,
+                    step.max_losses,
+                    step.chunk or 0,
+                    step.first_node,
+                    step.node_count,
+                    after[step.index],
+                    before[step.index],
+                    round(step.retry_delay_s * 1000),
+                ]
+            ),
+        )
+
+
+def _clear_nodes(plan: Plan) -> Iterator[tuple[str, bytes]]:
+    each: dict[int, list[int]] = defaultdict(list)
+    every: dict[int, list[int]] = defaultdict(list)
+    for index, node in enumerate(plan.nodes):
+        for parent in node.each_parents:
+            each[parent].append(index)
+        for parent in node.all_parents:
+            every[parent].append(index)
+    for index, node in enumerate(plan.nodes):
+        each_parts, all_parts = _parts(each[index]), _parts(every[index])
+        facts = [node.step, node.queue, len(node.all_parents), node.each_parents, len(each_parts), len(all_parts)]
+        yield f"node:{index}", _encode(facts)
+        for number, part in enumerate(each_parts):
+            yield f"each:{index}:{number}", _encode(part)
+        for number, part in enumerate(all_parts):
+            yield f"all:{index}:{number}", _encode(part)
+
+
+def _parts(children: list[int]) -> list[list[int]]:
+    return [children[at : at + _CHILDREN_A_FIELD] for at in range(0, len(children), _CHILDREN_A_FIELD)]
+
+
+def _streams(plan: Plan) -> Iterator[tuple[str, bytes]]:
+    pairs = sorted({(node.queue, plan.steps[node.step].resource_class) for node in plan.nodes})
+    for number, at in enumerate(range(0, len(pairs), _STREAMS_A_FIELD)):
+        yield f"streams:{number}", _encode(pairs[at : at + _STREAMS_A_FIELD])
+
+
+def sealed_fields(step_count: int) -> list[str]:
+    """The fields that `decode_plan` takes, in order."""
+    return [_SEALED_PLAN_FIELD, *(f"sealed:step:{index}" for index in range(step_count))]
+
+
+def decode_plan(fields: list[bytes | None], study: str, seal: Seal) -> Plan:
+    """The plan as a worker needs it: with its steps, without nodes and edges.
+
+    Raises:
+        NotFoundError: the server does not hold the study's plan any more.
+        SealError: it was queued under another key, by another version, or was changed.
+    """
+    texts = [field for field in fields if field is not None]
+    if len(texts) != len(fields) or not fields:
+        raise NotFoundError(f"the server does not hold the plan of study '{study}' any more")
+    names = sealed_fields(len(fields) - 1)
+    version, raw = msgspec.msgpack.decode(seal.open(texts[0], study, names[0]), type=tuple[int, msgspec.Raw])
+    if version != PLAN_VERSION:
+        raise NotFoundError(
+            f"study '{study}' was queued by another version of mrun (plan {version}, this one reads {PLAN_VERSION})",
+            hint="start workers of the version that queued it",
+        )
+    shared = msgspec.msgpack.decode(raw, type=Plan)
+    steps = tuple(
+        msgspec.msgpack.decode(seal.open(text, study, name), type=PlanStep)
+        for name, text in zip(names[1:], texts[1:], strict=True)
+    )
+    return msgspec.structs.replace(shared, steps=steps)

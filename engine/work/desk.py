@@ -1,0 +1,119 @@
+"""What the duties of one worker share: its options, the claims in hand, and who wants what. Holds no Redis and no process."""
+
+from __future__ import annotations
+
+import enum
+import time
+from pathlib import Path
+
+import anyio
+import msgspec
+
+from mrun.engine.records import WorkerFacts
+from mrun.engine.work.held import Ending, HeldClaim
+
+
+class WorkerOptions(msgspec.Struct, frozen=True):
+    """What a worker is asked to be. Times in seconds."""
+
+    queues: tuple[str, ...]
+    slots: int
+    lease_s: float = 30.0
+    #: Only this study and those that its steps queue; empty: any.
+    root_study: str = ""
+    is_exit_when_done: bool = False
+    #: When its allocation ends, seconds since the epoch; None: never.
+    ends_at_s: float | None = None
+    #: Variables that every step gets.
+    environment: dict[str, str] = {}
+    log_dir: Path | None = None
+
+
+class Stop(enum.IntEnum):
+    """How far a worker is on its way out."""
+
+    NONE = 0
+    #: Claims nothing more; what runs may finish.
+    DRAIN = 1
+    #: What runs is ended and handed back.
+    NOW = 2
+
+
+class Nudge:
+    """An event that can be waited for again and again."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def set(self) -> None:
+        """Wake who waits, or who waits next."""
+        self._event.set()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Until it is set, or the time is over; True if it was set. Takes the nudge."""
+        with anyio.move_on_after(timeout_s):
+            await self._event.wait()
+        was_set = self._event.is_set()
+        if was_set:
+            self._event = anyio.Event()
+        return was_set
+
+
+class Desk:
+    """One worker's state in memory."""
+
+    def __init__(self, worker: str, facts: WorkerFacts, options: WorkerOptions) -> None:
+        self.worker = worker
+        self.facts = facts
+        self.options = options
+        self.held: dict[int, HeldClaim] = {}
+        self.highest_claim = 0
+        #: Studies that this worker does not want any more, and why.
+        self.refused: dict[str, str] = {}
+        self.stop = Stop.NONE
+        #: A claim has ended, or should be settled or handed back now.
+        self.settle_wanted = Nudge()
+        self.slot_freed = Nudge()
+        self.beat_wanted = Nudge()
+        self.stop_changed = anyio.Event()
+        #: When the next retry of this worker's samples is due, on the monotonic clock.
+        self.due_at: float | None = None
+
+    @property
+    def free_slots(self) -> int:
+        """Slots without a claim to run."""
+        return self.options.slots - sum(not held.is_done for held in self.held.values())
+
+    def take(self, held: HeldClaim) -> None:
+        """A claim came in."""
+        self.held[held.claim.number] = held
+        self.highest_claim = max(self.highest_claim, held.claim.number)
+
+    def ask_stop(self, how: Stop) -> None:
+        """Go out, at least so fast."""
+        if how <= self.stop:
+            return
+        self.stop = how
+        for held in self.held.values():
+            if how is Stop.NOW:
+                held.end_now(Ending.DRAINED)
+            else:
+                held.stop_after_current()
+        self.stop_changed.set()
+        for nudge in (self.settle_wanted, self.slot_freed, self.beat_wanted):
+            nudge.set()
+
+    def note_due(self, due_ms: int) -> None:
+        """A retry is due in so many milliseconds (-1: none)."""
+        if due_ms < 0:
+            return
+        due_at = time.monotonic() + due_ms / 1000
+        if self.due_at is None or due_at < self.due_at:
+            self.due_at = due_at
+            self.beat_wanted.set()
+
+    def time_left_ms(self) -> int:
+        """Until the allocation ends; -1: never."""
+        if self.options.ends_at_s is None:
+            return -1
+        return max(0, round(1000 * (self.options.ends_at_s - time.time())))

@@ -1,0 +1,185 @@
+"""The guard: a small process that outlives the engine by a moment, and takes every step process with it.
+
+    guard (what the user started; child subreaper)
+      └── engine (forked; a process group of its own)
+            └── steps (a process group each)
+
+Whatever kills the engine, the guard kills the groups that still live and everything that was re-parented to it, also
+grandchildren that called setsid, and ends with the engine's code. If the guard is killed, the engine sees its end of a pipe
+close, kills its steps and ends. A parent-death signal alone would not do: it reaches the shell and not what the shell
+started. Both killed at the same instant is the documented limit (docs/promises.md).
+
+The engine has a process group of its own, so that a signal to the group of the command (Ctrl-C, killpg) reaches the guard
+only, which passes it on once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class GuardLink:
+    """The engine's end: tells the guard which groups live, and hears whether the guard does."""
+
+    def __init__(self, groups_fd: int, life_fd: int) -> None:
+        self._groups_fd = groups_fd
+        #: Readable when the guard has died.
+        self.life_fd = life_fd
+
+    def began(self, group: int) -> None:
+        """A process group lives."""
+        self._tell(f"+{group}\n")
+
+    def ended(self, group: int) -> None:
+        """Its leader was reaped: the number may be used again, for somebody else's process."""
+        self._tell(f"-{group}\n")
+
+    def _tell(self, line: str) -> None:
+        # Without a guard nobody listens; the engine is told by `life_fd` and ends.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._groups_fd, line.encode())
+
+
+def run_guarded(engine: Callable[[GuardLink], int], *, ends_with_parent: bool = False) -> int:
+    """Fork; run `engine` in the child; guard it in this process; return its exit code (128 + n for signal n).
+
+    Must be called before threads or an event loop are started.
+
+    Args:
+        ends_with_parent: drain when the process that started this one dies (Linux' parent-death signal).
+    """
+    parent = os.getppid()
+    groups_read, groups_write = os.pipe()
+    life_read, life_write = os.pipe()
+    # Blocked over the fork, so that no signal meets a process that is not yet ready for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    # Children from before the engine are none of its: the user's own server may be among them.
+    spared = frozenset(_children())
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.close(groups_read)
+        os.close(life_write)
+        os.setpgid(0, 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        os._exit(_run_engine(engine, GuardLink(groups_write, life_read)))
+    os.close(groups_write)
+    os.close(life_read)
+    if ends_with_parent:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+    return _Guard(pid, groups_read, spared).watch()
+
+
+def _run_engine(engine: Callable[[GuardLink], int], link: GuardLink) -> int:
+    """Never returns into the caller's frames, which belong to the guard: the child ends here, whatever happens."""
+    code = 1
+    try:
+        code = engine(link)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        # The process ends by os._exit, which prints nothing by itself.
+        sys.excepthook(*sys.exc_info())
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return code
+
+
+class _Guard:
+    """Waits for the engine, passes signals on, and cleans up after it."""
+
+    def __init__(self, engine_pid: int, groups_fd: int, spared: frozenset[int]) -> None:
+        self._engine = engine_pid
+        self._spared = spared
+        self._groups_fd = groups_fd
+        self._groups: set[int] = set()
+        self._rest = b""
+
+    def watch(self) -> int:
+        """Until the engine is gone and everything it left is killed; returns its code."""
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_write, False)
+        os.set_blocking(wake_read, False)
+        os.set_blocking(self._groups_fd, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in (*_FORWARDED, signal.SIGCHLD):
+            # A handler of our own, that does nothing: the number arrives by the wake-up pipe.
+            signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        status = None
+        while status is None:
+            # The time-out is for a SIGCHLD that came between fork and set_wakeup_fd.
+            select.select([wake_read, self._groups_fd], [], [], 1.0)
+            for number in _read_all(wake_read):
+                if number in _FORWARDED:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(self._engine, number)
+            self._note_groups()
+            status = self._reap()
+        self._note_groups()
+        self._end_the_rest()
+        return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+
+    def _note_groups(self) -> None:
+        lines = (self._rest + _read_all(self._groups_fd)).split(b"\n")
+        self._rest = lines.pop()
+        for line in lines:
+            (self._groups.add if line[:1] == b"+" else self._groups.discard)(int(line[1:]))
+
+    def _reap(self) -> int | None:
+        """Reap whoever has ended; the engine's status if it was among them."""
+        engine_status = None
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    break
+                if pid == self._engine:
+                    engine_status = status
+        return engine_status
+
+    def _end_the_rest(self) -> None:
+        """Kill the groups that live, then children until there is none: each death hands us its children."""
+        for group in self._groups:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+        while ours := [pid for pid in _children() if pid not in self._spared]:
+            for pid in ours:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            for pid in ours:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+
+
+def _children() -> list[int]:
+    with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
+        return [int(word) for word in file.read().split()]
+
+
+def _read_all(fd: int) -> bytes:
+    """What a non-blocking pipe holds now."""
+    data = b""
+    with contextlib.suppress(BlockingIOError):
+        while part := os.read(fd, 65536):
+            data += part
+    return data
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)

@@ -1,0 +1,114 @@
+"""A claim in hand: where its slot is, what is not settled yet, and how far it may go."""
+
+from __future__ import annotations
+
+import enum
+import signal
+import time
+
+import msgspec
+
+from mrun.engine.records import Claim, OutcomeRun, SampleState, Settlement
+from mrun.engine.work.execution import Execution
+from mrun.engine.work.outcomes import Exit, Outcome
+
+#: Runs of equal outcomes in one settlement: keeps what one move touches bounded.
+_RUNS_MOST = 64
+
+
+class Ending(enum.Enum):
+    """Why we end a running sample; the value is the seconds between TERM and KILL."""
+
+    #: Another worker has it now, or will: not a moment longer.
+    LOST = 0.0
+    #: This worker was told to end now.
+    DRAINED = 2.0
+    #: Its study was cancelled.
+    CANCELLED = 10.0
+
+
+class HeldClaim:
+    """One claim, run in order by one slot.
+
+    `lo ≤ settled ≤ at ≤ limit ≤ hi`: [settled, at) has ended and is not accounted; `at` is running or next; [limit, hi) will
+    not be started here and has to be handed back.
+    """
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.settled = claim.lo
+        self.at = claim.lo
+        self.limit = claim.hi
+        self.hi = claim.hi
+        #: The sample at `limit` had been started before it was given up: it resumes.
+        self.is_limit_started = False
+        #: It was handed back because a sample ran so long for a bite.
+        self.slow_ms = 0
+        self.is_lost = False
+        #: Its slot is through with it.
+        self.is_done = False
+        self.execution: Execution | None = None
+        self.ending: Ending | None = None
+        #: When what runs is killed, on the monotonic clock.
+        self.kill_at = 0.0
+        self._outcomes: list[tuple[Outcome, Exit | None]] = []
+        self._settled_at = time.monotonic()
+
+    def note(self, outcome: Outcome, end: Exit | None) -> None:
+        """The sample at `at` came to this."""
+        self._outcomes.append((outcome, end))
+        self.at += 1
+
+    def stop_after_current(self) -> None:
+        """Start nothing more: what is unstarted goes back."""
+        self.limit = min(self.limit, self.at + 1 if self.execution else self.at)
+
+    def end_now(self, why: Ending) -> None:
+        """Start nothing more and end what runs. What ends sooner beats what was asked before."""
+        self.stop_after_current()
+        self.is_lost |= why is Ending.LOST
+        if self.ending is not None and self.ending.value <= why.value:
+            return
+        self.ending = why
+        self.kill_at = time.monotonic() + why.value
+        if self.execution:
+            self.execution.process.signal(signal.SIGTERM if why.value else signal.SIGKILL)
+
+    @property
+    def unsettled(self) -> int:
+        """How many samples have ended and are not accounted."""
+        return self.at - self.settled
+
+    @property
+    def unsettled_s(self) -> float:
+        """Seconds since the last settlement."""
+        return time.monotonic() - self._settled_at
+
+    def settlement(self) -> tuple[Settlement, list[tuple[int, str]]]:
+        """What is to be accounted next, and (sample, reason) of those that failed. Changes nothing: see `accounted`."""
+        runs: list[OutcomeRun] = []
+        reasons: list[tuple[int, str]] = []
+        elapsed_ms, upto = 0.0, self.settled
+        for outcome, end in self._outcomes:
+            one = OutcomeRun(1, outcome.state.value, outcome.resume, int(outcome.flags))
+            if runs and runs[-1] == msgspec.structs.replace(one, count=runs[-1].count):
+                runs[-1] = msgspec.structs.replace(one, count=runs[-1].count + 1)
+            elif len(runs) == _RUNS_MOST:
+                break
+            else:
+                runs.append(one)
+            if outcome.state is SampleState.FAILED:
+                reasons.append((upto, outcome.reason))
+            elapsed_ms += end.elapsed_ms if end else 0
+            upto += 1
+        return Settlement(self.claim.text, self.settled, upto, tuple(runs), elapsed_ms), reasons
+
+    def accounted(self, upto: int) -> None:
+        """The server has accounted everything below `upto`."""
+        del self._outcomes[: upto - self.settled]
+        self.settled = upto
+        self._settled_at = time.monotonic()
+
+    def ended_outcomes(self) -> list[tuple[Outcome, Exit | None]]:
+        """Everything that has ended and is not accounted, in order."""
+        return list(self._outcomes)

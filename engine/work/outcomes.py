@@ -1,0 +1,81 @@
+"""Exit → outcome: what an execution of a sample means for the study. Pure.
+
+The codes are Merlin's contract (SPEC-LANGUAGE §4); users' scripts return them by the tokens `$(MERLIN_SUCCESS)` and so on.
+"""
+
+from __future__ import annotations
+
+import enum
+import signal
+
+import msgspec
+
+from mrun.engine.plan.model import PlanStep
+from mrun.engine.records import Flags, SampleState
+
+
+class ReturnCode(enum.IntEnum):
+    """Exit codes by which a step speaks to the engine."""
+
+    SUCCESS = 0
+    RESTART = 100
+    SOFT_FAIL = 101
+    HARD_FAIL = 102
+    RETRY = 104
+    STOP_WORKERS = 105
+    RAISE_ERROR = 106
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """How an execution ended: with a code ≥ 0, or by a signal (`code` is then its negative number)."""
+
+    code: int
+    elapsed_ms: float
+    is_timeout: bool = False
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What it means. `reason` is empty unless the sample failed."""
+
+    state: SampleState
+    resume: int = 0
+    flags: Flags = Flags.NONE
+    reason: str = ""
+
+
+FINISHED = Outcome(SampleState.FINISHED)
+CANCELLED = Outcome(SampleState.CANCELLED, flags=Flags.BLOCKING)
+
+
+def judge(end: Exit, step: PlanStep, attempt: int) -> Outcome:
+    """The outcome of an execution; `attempt` counts from 0."""
+    if end.is_timeout:
+        return _failed(step, f"ran longer than its walltime of {step.walltime_s:g} s")
+    if end.code == ReturnCode.SUCCESS:
+        return FINISHED
+    if end.code == ReturnCode.STOP_WORKERS:
+        return Outcome(SampleState.FINISHED, flags=Flags.STOPS_WORKERS)
+    if end.code in (ReturnCode.RESTART, ReturnCode.RETRY):
+        if attempt < step.max_retries:
+            return Outcome(SampleState.RETRY, resume=int(end.code == ReturnCode.RESTART))
+        return _failed(step, f"retries exhausted: exit code {end.code} at execution {attempt + 1}")
+    if end.code == ReturnCode.HARD_FAIL:
+        return _failed(step, "exit code 102 (HARD_FAIL)", Flags.BLOCKING | Flags.STOPS_STUDY)
+    if end.code == ReturnCode.RAISE_ERROR:
+        return _failed(step, "exit code 106 (RAISE_ERROR)", Flags.BLOCKING)
+    return _failed(step, f"exit code {end.code}" if end.code >= 0 else f"killed by {_signal_name(-end.code)}")
+
+
+def _failed(step: PlanStep, reason: str, flags: Flags = Flags.NONE) -> Outcome:
+    if step.on_failure == "skip":
+        flags |= Flags.BLOCKING
+    elif step.on_failure == "abort":
+        flags |= Flags.BLOCKING | Flags.STOPS_STUDY
+    return Outcome(SampleState.FAILED, flags=flags, reason=reason)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

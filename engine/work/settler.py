@@ -1,0 +1,104 @@
+"""The settle duty: everything that a worker tells the server about its claims goes through here, one request at a time."""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+import structlog
+
+from mrun.engine.records import Settlement
+from mrun.engine.store.seal import Seal
+from mrun.engine.store.store import Store
+from mrun.engine.work.desk import Desk
+from mrun.engine.work.held import Ending, HeldClaim
+from mrun.engine.work.journal import Record, Settled, Void
+from mrun.engine.work.studies import Studies
+
+#: A claim of many short samples is settled so often.
+SETTLE_EVERY_S = 1.0
+#: Claims in one request.
+_CLAIMS_MOST = 64
+
+log = structlog.get_logger()
+
+
+class Settler:
+    """Journals and settles what has ended, and hands back what will not be started."""
+
+    def __init__(self, desk: Desk, store: Store, studies: Studies, seal: Seal) -> None:
+        self._desk, self._store, self._studies, self._seal = desk, store, studies, seal
+        #: Set by the worker when no claim will come any more.
+        self.is_last = False
+
+    async def run(self) -> None:
+        """Settle until the worker says that it is the last round, and nothing is in hand."""
+        while not (self.is_last and not self._desk.held):
+            await self._desk.settle_wanted.wait(SETTLE_EVERY_S)
+            await self._settle()
+            await self._hand_back()
+            self._drop_ended()
+
+    async def _settle(self) -> None:
+        while batch := [held for held in self._desk.held.values() if self._is_due(held)][:_CLAIMS_MOST]:
+            settlements = [await self._prepare(held) for held in batch]
+            answer = await self._store.settle(self._desk.worker, settlements)
+            for held, settlement, word in zip(batch, settlements, answer.answers, strict=True):
+                await self._note_answer(held, settlement, word)
+            self._desk.note_due(answer.due_ms)
+
+    def _is_due(self, held: HeldClaim) -> bool:
+        is_time = held.is_done or held.unsettled_s >= SETTLE_EVERY_S
+        return held.unsettled > 0 and not held.is_lost and is_time
+
+    async def _prepare(self, held: HeldClaim) -> Settlement:
+        """Journal first: what was settled is in the journal, whatever dies in between."""
+        settlement, reasons = held.settlement()
+        claim = held.claim
+        ended = held.ended_outcomes()[: settlement.upto - settlement.lo]
+        record = Settled(
+            claim.number,
+            settlement.lo,
+            tuple(outcome.state.value for outcome, _ in ended),
+            tuple(end.code if end else 0 for _, end in ended),
+            tuple(round(end.elapsed_ms) if end else 0 for _, end in ended),
+        )
+        await self._journal(held, record)
+        sealed = tuple(
+            (sample, self._seal.close(reason.encode(), claim.study, f"reason:{claim.node}:{sample}"))
+            for sample, reason in reasons
+        )
+        return msgspec.structs.replace(settlement, reasons=sealed)
+
+    async def _note_answer(self, held: HeldClaim, settlement: Settlement, word: str) -> None:
+        if word in ("lost", "gone"):
+            log.warning("claim_lost", study=held.claim.study, claim=held.claim.number, why=word)
+            held.end_now(Ending.LOST)
+            await self._journal(held, Void(held.claim.number, settlement.lo))
+            return
+        held.accounted(settlement.upto)
+        if word == "stopping":
+            held.stop_after_current()
+
+    async def _hand_back(self) -> None:
+        for held in list(self._desk.held.values()):
+            limit = held.limit
+            if limit >= held.hi or held.is_lost or held.settled > limit:
+                continue
+            is_ours = await self._store.hand_back(
+                self._desk.worker, held.claim, limit, is_started=held.is_limit_started, slow_ms=held.slow_ms
+            )
+            held.hi = limit
+            if not is_ours:
+                held.end_now(Ending.LOST)
+
+    def _drop_ended(self) -> None:
+        for number, held in list(self._desk.held.items()):
+            if held.is_done and (held.is_lost or held.settled == held.at == held.hi):
+                del self._desk.held[number]
+        self._studies.forget_idle({held.claim.study for held in self._desk.held.values()})
+
+    async def _journal(self, held: HeldClaim, record: Record) -> None:
+        with contextlib.suppress(OSError):
+            study = await self._studies.get(held.claim.study)
+            study.journal.write(record)

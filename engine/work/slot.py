@@ -1,0 +1,129 @@
+"""A slot: runs the samples of one claim, in order."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+
+import anyio
+import msgspec
+import structlog
+
+from mrun.engine.errors import MrunError
+from mrun.engine.work.desk import Desk
+from mrun.engine.work.execution import Executor, StartError
+from mrun.engine.work.held import Ending, HeldClaim
+from mrun.engine.work.journal import Claimed
+from mrun.engine.work.outcomes import CANCELLED, Exit, judge
+from mrun.engine.work.processes import GRACE_S
+from mrun.engine.work.studies import Studies, WorkedStudy
+
+#: A sample that runs so long gives the rest of its claim to other slots.
+SLOW_S = 2.0
+#: So many samples in a row that could not be started: the node, or the study, is not fit for this worker.
+FAILED_STARTS_MOST = 3
+#: While a sample runs, how often its slot looks whether somebody wants it ended by force.
+_LOOK_S = 1.0
+
+log = structlog.get_logger()
+
+
+class Slot:
+    """Runs claims. One object serves all slots of a worker: what differs is in the claim in hand."""
+
+    def __init__(self, desk: Desk, studies: Studies, executor: Executor) -> None:
+        self._desk, self._studies, self._executor = desk, studies, executor
+
+    async def run(self, held: HeldClaim) -> None:
+        """Run a claim to its end, or as far as it may go. Never raises for what a sample or its study does."""
+        try:
+            study = await self._studies.get(held.claim.study)
+            self._journal(study, held)
+            while held.at < held.limit and not held.is_lost:
+                if not await self._run_sample(study, held):
+                    break
+        except MrunError as error:
+            self._refuse(held.claim.study, error.message)
+        finally:
+            held.stop_after_current()
+            held.is_done = True
+            self._desk.settle_wanted.set()
+            self._desk.slot_freed.set()
+
+    async def _run_sample(self, study: WorkedStudy, held: HeldClaim) -> bool:
+        """Run the sample at `held.at`. False: the claim ends before it."""
+        claim = held.claim
+        try:
+            held.execution = self._executor.start(study, claim, held.at)
+        except StartError as error:
+            return self._note_failed_start(study, held, error)
+        study.failed_starts = 0
+        step = study.text(claim.node).step
+        try:
+            end = await self._await_end(held, step.walltime_s)
+            if held.ending is None and end.code == 0 and not end.is_timeout:
+                held.execution.mark_finished()
+        except StartError as error:
+            return self._note_failed_start(study, held, error)
+        finally:
+            held.execution.process.close()
+            held.execution = None
+        if held.ending is Ending.LOST:
+            return False
+        if held.ending is Ending.DRAINED:
+            held.limit, held.is_limit_started = held.at, True
+            return False
+        outcome = CANCELLED if held.ending is Ending.CANCELLED else judge(end, step, claim.attempt)
+        log.debug(
+            "sample_ended", study=claim.study, node=claim.node, sample=held.at, code=end.code, state=outcome.state
+        )
+        held.note(outcome, end)
+        if held.unsettled_s > _LOOK_S:
+            self._desk.settle_wanted.set()
+        return True
+
+    async def _await_end(self, held: HeldClaim, walltime_s: float | None) -> Exit:
+        """Wait for the process; on the way share the rest of the claim, keep the walltime, and kill what won't end."""
+        assert held.execution is not None
+        process = held.execution.process
+        is_timeout = False
+        with anyio.move_on_after(min(SLOW_S, walltime_s or SLOW_S)):
+            return await process.wait()
+        if held.limit > held.at + 1:
+            held.slow_ms = round(1000 * process.elapsed_s)
+            held.stop_after_current()
+            self._desk.settle_wanted.set()
+        while True:
+            left_s = _LOOK_S
+            if walltime_s is not None and not is_timeout:
+                left_s = min(left_s, walltime_s - process.elapsed_s)
+                if left_s <= 0:
+                    is_timeout = True
+                    process.signal(signal.SIGTERM)
+                    held.kill_at = time.monotonic() + GRACE_S
+            if (is_timeout or held.ending) and time.monotonic() >= held.kill_at:
+                process.signal(signal.SIGKILL)
+            with anyio.move_on_after(max(0.01, left_s)):
+                end = await process.wait()
+                return msgspec.structs.replace(end, is_timeout=is_timeout)
+
+    def _note_failed_start(self, study: WorkedStudy, held: HeldClaim, error: StartError) -> bool:
+        """The sample goes back, its attempt kept; after some in a row this worker wants no more of the study."""
+        held.limit = held.at
+        study.failed_starts += 1
+        log.warning("sample_not_started", study=study.study, sample=held.at, why=error.message)
+        if study.failed_starts >= FAILED_STARTS_MOST:
+            self._refuse(study.study, error.message)
+        return False
+
+    def _refuse(self, study: str, why: str) -> None:
+        if study not in self._desk.refused:
+            self._desk.refused[study] = why
+            log.error("study_refused", study=study, why=why, hint="other workers may still run it")
+
+    def _journal(self, study: WorkedStudy, held: HeldClaim) -> None:
+        claim = held.claim
+        with contextlib.suppress(OSError):
+            # The server has the account; the journal is the second one, and a full disk is told by the sample itself.
+            study.journal.write(Claimed(claim.number, claim.node, claim.lo, claim.hi, claim.attempt, time.time()))

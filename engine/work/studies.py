@@ -1,0 +1,81 @@
+"""What a worker keeps of a study it works on: plan, node texts, sample table, journal, and how often starting failed."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+from mrun.engine.plan import JOURNAL_DIR, NodeText, SampleReader
+from mrun.engine.plan.model import Plan
+from mrun.engine.store.seal import Seal
+from mrun.engine.store.store import Store
+from mrun.engine.work.journal import JOURNAL_VERSION, Header, JournalWriter
+
+#: Studies and node texts that are kept ready; the least recently used goes first.
+_STUDIES_MOST, _NODES_MOST = 64, 1024
+
+
+class WorkedStudy:
+    """A study as one worker sees it."""
+
+    def __init__(self, study: str, plan: Plan, journal: JournalWriter) -> None:
+        self.study = study
+        self.plan = plan
+        self.journal = journal
+        self.samples = SampleReader(plan.samples) if plan.samples else None
+        #: Executions in a row that failed before the script's first instruction.
+        self.failed_starts = 0
+        self._texts: OrderedDict[int, NodeText] = OrderedDict()
+
+    def text(self, node: int) -> NodeText:
+        """Names, directories and scripts of a node."""
+        text = self._texts.get(node)
+        if text is None:
+            text = self._texts[node] = NodeText(self.plan, node)
+            if len(self._texts) > _NODES_MOST:
+                self._texts.popitem(last=False)
+        else:
+            self._texts.move_to_end(node)
+        return text
+
+
+class Studies:
+    """The studies a worker knows, loaded when a claim names them."""
+
+    def __init__(self, store: Store, seal: Seal, worker: str, host: str) -> None:
+        self._store, self._seal, self._worker, self._host = store, seal, worker, host
+        self._known: OrderedDict[str, WorkedStudy] = OrderedDict()
+
+    async def get(self, study: str) -> WorkedStudy:
+        """The study, from memory or from the server.
+
+        Raises:
+            NotFoundError: the server does not hold its plan any more.
+            SealError: it was queued under another key.
+            WorkspaceError: its workspace can't be written.
+        """
+        known = self._known.get(study)
+        if known is None:
+            plan = await self._store.load_plan(study, self._seal)
+            known = self._known.get(study)
+        if known is None:
+            path = Path(plan.workspace, JOURNAL_DIR, "journal", f"{self._worker}.journal")
+            header = Header(JOURNAL_VERSION, study, self._worker, self._host, time.time())
+            known = self._known[study] = WorkedStudy(study, plan, JournalWriter(path, header))
+        self._known.move_to_end(study)
+        return known
+
+    def forget_idle(self, in_use: set[str]) -> None:
+        """Close studies beyond the number kept, the longest unused first, but none that is in use."""
+        for study in list(self._known):
+            if len(self._known) <= _STUDIES_MOST:
+                return
+            if study not in in_use:
+                self._known.pop(study).journal.close()
+
+    def close(self) -> None:
+        """Close all journals."""
+        for study in self._known.values():
+            study.journal.close()
+        self._known.clear()

@@ -1,0 +1,140 @@
+"""The worker: one task group of small duties around the claims in hand. The story of the room.
+
+Duties are nested by lifetime: slots end first, then the last settlement goes out, and the beat is cancelled when there is
+nothing left to keep alive.
+"""
+
+from __future__ import annotations
+
+import signal
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from mrun.engine.errors import LauncherError
+from mrun.engine.records import ClaimRequest
+from mrun.engine.store.bells import Bells
+from mrun.engine.store.seal import Seal
+from mrun.engine.store.store import Store
+from mrun.engine.store.views import Views
+from mrun.engine.work.desk import Desk, Stop
+from mrun.engine.work.execution import Executor
+from mrun.engine.work.guard import GuardLink
+from mrun.engine.work.held import HeldClaim
+from mrun.engine.work.pulse import Pulse
+from mrun.engine.work.settler import Settler
+from mrun.engine.work.slot import Slot
+from mrun.engine.work.studies import Studies
+from mrun.launchers.base import Launcher
+
+#: Without a bell, a worker looks for work so often (a token may have died with who took it).
+_LOOK_EVERY_S = 5.0
+#: The same for one that exits when everything is done.
+_LOOK_FOR_END_EVERY_S = 1.0
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """Claims ranges of samples, runs them, settles them, until it is asked to stop or everything is done."""
+
+    def __init__(self, desk: Desk, store: Store, bells: Bells, seal: Seal) -> None:
+        self._desk, self._store, self._bells, self._seal = desk, store, bells, seal
+        self._views = Views(store, seal)
+
+    async def run(self, launcher: Launcher, link: GuardLink) -> None:
+        """Work.
+
+        Raises:
+            LauncherError: it was to exit when done, and refused a study that it could not start.
+            BrokerError: the server can't be used and that won't heal.
+        """
+        desk = self._desk
+        studies = Studies(self._store, self._seal, desk.worker, desk.facts.host)
+        slot = Slot(desk, studies, Executor(launcher, link, desk.options.environment))
+        settler, pulse = Settler(desk, self._store, studies, self._seal), Pulse(desk, self._store)
+        await pulse.beat()
+        log.info("worker_started", worker=desk.worker, queues=desk.options.queues, slots=desk.options.slots)
+        async with anyio.create_task_group() as life:
+            life.start_soon(pulse.run)
+            life.start_soon(self._watch_signals)
+            life.start_soon(self._watch_guard, link)
+            async with anyio.create_task_group() as settling:
+                settling.start_soon(settler.run)
+                async with anyio.create_task_group() as running:
+                    await self._claim(running, slot)
+                settler.is_last = True
+                desk.settle_wanted.set()
+            await self._store.leave(desk.worker)
+            life.cancel_scope.cancel()
+        studies.close()
+        log.info("worker_stopped", worker=desk.worker)
+        if desk.options.is_exit_when_done and desk.refused and desk.stop is Stop.NONE:
+            study, why = next(iter(desk.refused.items()))
+            raise LauncherError(
+                f"Samples of study '{study}' could not be started: {why}", hint="mend it, then work again"
+            )
+
+    async def _claim(self, running: TaskGroup, slot: Slot) -> None:
+        """The claim duty: keep the slots busy until there is a reason to stop."""
+        desk = self._desk
+        while desk.stop is Stop.NONE:
+            free = desk.free_slots
+            if free <= 0:
+                await desk.slot_freed.wait(_LOOK_EVERY_S)
+                continue
+            request = ClaimRequest(
+                free, desk.options.queues, tuple(desk.refused), desk.options.root_study, desk.time_left_ms()
+            )
+            answer = await self._store.claim(desk.worker, request)
+            for claim in answer.claims:
+                held = HeldClaim(claim)
+                desk.take(held)
+                if desk.stop > Stop.NONE:
+                    held.stop_after_current()
+                running.start_soon(slot.run, held)
+            if answer.status == "unknown":
+                desk.beat_wanted.set()
+                await anyio.sleep(0.1)
+            elif answer.status == "drain":
+                desk.ask_stop(Stop.DRAIN)
+            elif not answer.claims and not answer.has_more_work:
+                if await self._is_all_done():
+                    return
+                await self._wait_for_work()
+
+    async def _is_all_done(self) -> bool:
+        """Only for a worker that exits when done: has every study that feeds its queues ended, but those it refused?"""
+        options = self._desk.options
+        if not options.is_exit_when_done or self._desk.held:
+            return False
+        return not await self._views.has_unfinished(options.queues, options.root_study, set(self._desk.refused))
+
+    async def _wait_for_work(self) -> None:
+        """Until a bell rings, a slot is freed, or the worker stops."""
+        every_s = _LOOK_FOR_END_EVERY_S if self._desk.options.is_exit_when_done else _LOOK_EVERY_S
+        async with anyio.create_task_group() as waiting:
+
+            async def until_stop() -> None:
+                await self._desk.stop_changed.wait()
+                waiting.cancel_scope.cancel()
+
+            waiting.start_soon(until_stop)
+            await self._bells.wait(every_s)
+            waiting.cancel_scope.cancel()
+
+    async def _watch_signals(self) -> None:
+        """The first signal drains, the next one ends everything now."""
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                how = Stop.NOW if self._desk.stop >= Stop.DRAIN else Stop.DRAIN
+                log.info("worker_signalled", signal=signal.Signals(number).name, does=how.name.lower())
+                self._desk.ask_stop(how)
+
+    async def _watch_guard(self, link: GuardLink) -> None:
+        """Without a guard nothing would end the steps if this process died: so end them now."""
+        await anyio.wait_readable(link.life_fd)
+        log.error("guard_died", does="ends its samples and hands them back")
+        self._desk.ask_stop(Stop.NOW)
+        self._desk.ask_stop(Stop.NOW)

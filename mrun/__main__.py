@@ -1,0 +1,5 @@
+"""`python -m mrun`."""
+
+from mrun.cli.main import main
+
+main()

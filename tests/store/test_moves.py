@@ -1,0 +1,278 @@
+"""What each move promises, on real servers."""
+
+from __future__ import annotations
+
+import pytest
+
+from mrun.engine.records import OutcomeRun
+from mrun.engine.store.store import Store
+from tests.store.plans import IdleWorker, S, make_plan, submit
+
+
+async def worker_of(store: Store, name: str = "w", queues: tuple[str, ...] = ("q",), slots: int = 2) -> IdleWorker:
+    worker = IdleWorker(store, name, queues, slots)
+    await worker.beat()
+    return worker
+
+
+async def state_of(store: Store, study: str) -> str:
+    return (await store.client.hget(store.keys.study(study), "state") or b"gone").decode()
+
+
+async def step_counts(store: Store, study: str, step: int) -> dict[str, int]:
+    raw = await store.client.hgetall(store.keys.step(study, step))
+    counts = {key.decode(): float(value) for key, value in raw.items()}
+    states = ("ready", "running", "retrying", "finished", "failed", "dead", "skipped", "cancelled")
+    return {name: int(counts[name]) for name in states if counts.get(name)}
+
+
+async def test_study_runs_to_its_end_with_every_sample_settled_once(store: Store) -> None:
+    # Given a chain of two sample steps and a funnel
+    study = await submit(store, make_plan(500, S("a"), S("b", after=("a",)), S("f", False, after=("b",))))
+    worker = await worker_of(store)
+    # When a worker settles whatever it gets
+    claims = await worker.drain()
+    # I expect each sample of each node once, the funnel last, and the study finished
+    assert sorted(worker.settled) == [(study, n, i) for n in (0, 1) for i in range(500)] + [(study, 2, 0)]
+    assert set(worker.settled.values()) == {1}
+    assert claims[-1].node == 2
+    assert await state_of(store, study) == "finished"
+    assert await step_counts(store, study, 0) == {"finished": 500}
+    assert await step_counts(store, study, 2) == {"finished": 1}
+
+
+async def test_ended_study_leaves_only_its_counters_and_they_expire(store: Store) -> None:
+    study = await submit(store, make_plan(50, S("a"), S("f", False, after=("a",))))
+    worker = await worker_of(store)
+    await worker.drain()
+    await store.leave("w")
+    keys = {key.decode() for key in await store.client.keys(f"*{study}*")}
+    assert keys == {store.keys.study(study), store.keys.step(study, 0), store.keys.step(study, 1)}
+    for key in keys:
+        assert await store.client.ttl(key) > 0
+
+
+async def test_purged_study_leaves_no_key(store: Store) -> None:
+    study = await submit(store, make_plan(3_000_000, S("a"), S("b", after=("a",))))
+    worker = await worker_of(store)
+    claims = await worker.claim()
+    assert await store.purge(study)
+    assert await worker.settle(claims[0], OutcomeRun(1, "finished")) == "gone"
+    assert (await worker.beat()).lost == tuple(c.text for c in claims[1:])
+    worker.claims.clear()
+    await worker.beat()
+    await store.leave("w")
+    assert [key for key in await store.client.keys("*") if study.encode() in key] == []
+    assert not await store.purge(study)
+
+
+async def test_diamond_puts_a_sample_when_its_last_parent_settles(store: Store) -> None:
+    plan = make_plan(40, S("a", queue="a"), S("b", queue="b"), S("c", queue="c", after=("a", "b")))
+    study = await submit(store, plan)
+    a, b, c = [await worker_of(store, q, (q,)) for q in "abc"]
+    # Given one parent wholly settled, nothing of the child is claimable
+    await a.drain()
+    assert await c.claim() == []
+    # When the other settles some, exactly those are
+    got = await b.claim()
+    for claim in got:
+        await b.settle(claim, OutcomeRun(claim.hi - claim.lo, "finished"))
+    assert (await step_counts(store, study, 2))["ready"] == sum(x.hi - x.lo for x in got)
+    await c.drain()
+    await b.drain()
+    await c.drain()
+    assert len(c.settled) == 40
+    assert set(c.settled.values()) == {1}
+    assert await state_of(store, study) == "finished"
+
+
+@pytest.mark.parametrize("first", ["a", "g"])
+async def test_mixed_parents_of_a_sample_step(store: Store, first: str) -> None:
+    # c goes sample by sample with a, and waits for all of g
+    plan = make_plan(300, S("a", queue="a"), S("g", False, queue="g"), S("c", queue="c", after=("a", "g")))
+    study = await submit(store, plan)
+    workers = {q: await worker_of(store, q, (q,)) for q in "agc"}
+    await workers[first].drain()
+    assert await workers["c"].claim() == []
+    await workers["g" if first == "a" else "a"].drain()
+    await workers["c"].drain()
+    assert sorted(workers["c"].settled.values()) == [1] * 300
+    assert await state_of(store, study) == "finished"
+
+
+async def test_barrier_waits_for_every_node_of_the_parent_step(store: Store) -> None:
+    plan = make_plan(7, S("a", rows=300, queue="a"), S("f", False, rows=400, queue="f", after=("a*",)))
+    study = await submit(store, plan)
+    a, f = await worker_of(store, "a", ("a",), 64), await worker_of(store, "f", ("f",), 64)
+    while len(a.settled) < 300 * 7:
+        assert await f.claim() == []
+        for claim in await a.claim():
+            await a.settle(claim, OutcomeRun(claim.hi - claim.lo, "finished"))
+    while await state_of(store, study) == "running":
+        for claim in await f.claim():
+            await f.settle(claim, OutcomeRun(1, "finished"))
+    assert len(f.settled) == 400
+    assert set(f.settled.values()) == {1}
+
+
+async def test_wide_fan_out_of_sample_steps_is_released_in_pieces(store: Store) -> None:
+    # One parent node, 700 children that go sample by sample with it: more than one move may touch.
+    plan = make_plan(5, S("a", queue="a"), S("b", rows=700, queue="b", after=("a",)))
+    study = await submit(store, plan)
+    a, b = await worker_of(store, "a", ("a",)), await worker_of(store, "b", ("b",), 64)
+    await a.drain()
+    while await state_of(store, study) == "running":
+        for claim in await b.claim():
+            await b.settle(claim, OutcomeRun(claim.hi - claim.lo, "finished"))
+    assert len(b.settled) == 700 * 5
+    assert set(b.settled.values()) == {1}
+
+
+async def test_blocking_sample_skips_its_own_child_and_no_funnel(store: Store) -> None:
+    plan = make_plan(10, S("a"), S("b", after=("a",)), S("f", False, after=("b",)))
+    study = await submit(store, plan)
+    worker = await worker_of(store)
+
+    def outcome(claim):
+        return [
+            OutcomeRun(1, "failed", flags=1) if claim.node == 0 and i == 3 else OutcomeRun(1, "finished")
+            for i in range(claim.lo, claim.hi)
+        ]
+
+    await worker.drain(outcome)
+    assert await step_counts(store, study, 0) == {"finished": 9, "failed": 1}
+    assert await step_counts(store, study, 1) == {"finished": 9, "skipped": 1}
+    assert await step_counts(store, study, 2) == {"finished": 1}
+
+
+async def test_wholly_blocking_parent_skips_everything_downstream(store: Store) -> None:
+    plan = make_plan(1_500_000, S("g", False), S("b", after=("g",)), S("c", after=("b",)), S("f", False, after=("c",)))
+    study = await submit(store, plan)
+    worker = await worker_of(store)
+    await worker.drain(lambda claim: [OutcomeRun(1, "failed", flags=1)])
+    await worker.beat()
+    assert await state_of(store, study) == "finished"
+    assert await step_counts(store, study, 1) == {"skipped": 1_500_000}
+    assert await step_counts(store, study, 2) == {"skipped": 1_500_000}
+    assert await step_counts(store, study, 3) == {"skipped": 1}
+
+
+async def test_stale_settle_changes_nothing(store: Store) -> None:
+    await submit(store, make_plan(10, S("a", options={"chunk": 5})))
+    worker = await worker_of(store, slots=1)
+    (claim,) = await worker.claim()
+    assert await worker.settle(claim, OutcomeRun(3, "finished")) == "ok"
+    assert await worker.settle(claim, OutcomeRun(3, "finished")) == "lost"
+    other = await worker_of(store, "other")
+    assert await other.settle(claim, OutcomeRun(2, "finished"), lo=3) == "lost"
+    worker.claims[claim.number] = claim
+    assert await worker.settle(claim, OutcomeRun(2, "finished"), lo=3) == "ok"
+
+
+async def test_retry_comes_back_after_its_delay_with_the_next_attempt(store: Store) -> None:
+    study = await submit(store, make_plan(6, S("a", options={"chunk": 6, "retry_delay_s": 0.0})))
+    worker = await worker_of(store, slots=1)
+    (claim,) = await worker.claim()
+    runs = [OutcomeRun(2, "finished"), OutcomeRun(3, "retry", resume=1), OutcomeRun(1, "finished")]
+    await worker.settle(claim, *runs)
+    assert await step_counts(store, study, 0) == {"finished": 3, "retrying": 3}
+    (again,) = await worker.claim()
+    assert (again.lo, again.hi, again.attempt, again.resume) == (2, 5, 1, 1)
+    await worker.settle(again, OutcomeRun(3, "finished"))
+    assert await state_of(store, study) == "finished"
+
+
+async def test_handed_back_ranges_merge_with_what_was_never_claimed(store: Store) -> None:
+    study = await submit(store, make_plan(1000, S("a", options={"chunk": 10})))
+    worker = await worker_of(store, slots=4)
+    claims = await worker.claim()
+    for claim in claims:
+        assert await store.hand_back("w", claim, claim.lo)
+        assert not await store.hand_back("w", claim, claim.lo)
+    stream = store.keys.stream("q", study, 0)
+    entries = await store.client.xrange(stream)
+    assert [fields[b"t"] for _, fields in entries] == [b"0 0 1000 0 0 0"]
+    assert await step_counts(store, study, 0) == {"ready": 1000}
+
+
+async def test_slow_sample_hands_the_rest_back_and_bites_fall_to_one(store: Store) -> None:
+    await submit(store, make_plan(10_000, S("a")))
+    worker = await worker_of(store, slots=1)
+    (claim,) = await worker.claim()
+    await worker.settle(claim, OutcomeRun(claim.hi - claim.lo, "finished"))
+    (claim,) = await worker.claim()
+    assert claim.hi - claim.lo > 100
+    await store.hand_back("w", claim, claim.lo + 1, slow_ms=2000)
+    await worker.settle(claim, OutcomeRun(1, "finished"))
+    worker.claims.clear()
+    (claim,) = await worker.claim()
+    assert claim.hi - claim.lo == 1
+
+
+async def test_cancel_stops_claims_at_once_and_ends_when_the_last_running_sample_does(store: Store) -> None:
+    study = await submit(store, make_plan(100_000_000, S("a"), S("f", False, after=("a",))))
+    worker = await worker_of(store)
+    claims = await worker.claim()
+    answer = await store.cancel(study)
+    assert (answer.status, answer.running) == ("ok", 2)
+    assert await worker.claim() == []
+    assert set((await worker.beat()).kill) == {c.text for c in claims}
+    for claim in claims:
+        assert await worker.settle(claim, OutcomeRun(1, "cancelled", flags=1)) == "stopping"
+    assert await state_of(store, study) == "cancelled"
+    assert (await store.cancel(study)).status == "ended"
+    assert (await store.cancel("nosuch")).status == "gone"
+
+
+async def test_hard_failure_stops_the_study_and_no_other(store: Store) -> None:
+    bad = await submit(store, make_plan(100, S("a", options={"chunk": 1})))
+    good = await submit(store, make_plan(3, S("a", queue="r")))
+    worker = await worker_of(store, slots=2)
+    first, second = await worker.claim()
+    assert await worker.settle(first, OutcomeRun(1, "failed", flags=3)) == "stopping"
+    assert await worker.claim() == []
+    assert await state_of(store, bad) == "stopping"
+    await worker.settle(second, OutcomeRun(1, "finished"))
+    assert await state_of(store, bad) == "failed"
+    other = await worker_of(store, "other", ("r",))
+    await other.drain()
+    assert await state_of(store, good) == "finished"
+
+
+async def test_stop_workers_code_drains_those_that_serve_the_study(store: Store) -> None:
+    await submit(store, make_plan(4, S("a", options={"chunk": 1}), S("t", False, queue="t", after=("a",))))
+    worker = await worker_of(store, slots=1)
+    only_ours = await worker_of(store, "ours", ("q", "t"))
+    also_others = await worker_of(store, "others", ("q", "elsewhere"))
+    (claim,) = await worker.claim()
+    await worker.settle(claim, OutcomeRun(1, "finished", flags=4))
+    assert (await worker.beat()).request == "drain"
+    assert (await only_ours.beat()).request == "drain"
+    assert (await also_others.beat()).request == ""
+
+
+async def test_streams_are_deleted_by_the_settle_that_empties_them(store: Store) -> None:
+    study = await submit(store, make_plan(5, S("a"), S("b", after=("a",), queue="nobody")))
+    worker = await worker_of(store)
+    await worker.drain()
+    assert await store.client.exists(store.keys.stream("q", study, 0)) == 0
+    assert await store.client.zcard(f"{store.keys.root}queue:q") == 0
+    assert await store.client.xlen(store.keys.stream("nobody", study, 0)) == 1
+
+
+async def test_nobody_gets_what_was_staged_and_it_expires(store: Store) -> None:
+    from tests.store.plans import SEAL
+
+    await store.submit("half", make_plan(5, S("a")), SEAL)
+    worker = await worker_of(store)
+    assert await worker.claim() == []
+    assert 0 < await store.client.ttl(store.keys.plan("half")) <= 3600
+    assert await store.client.zcard(store.keys.named("studies")) == 0
+
+
+async def test_many_one_sample_settles_leave_one_entry_for_the_child(store: Store) -> None:
+    study = await submit(store, make_plan(2000, S("a", options={"chunk": 1}), S("b", after=("a",), queue="nobody")))
+    worker = await worker_of(store, slots=64)
+    await worker.drain()
+    assert await store.client.xlen(store.keys.stream("nobody", study, 0)) == 1
+    assert await step_counts(store, study, 1) == {"ready": 2000}
