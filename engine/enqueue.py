@@ -2,8 +2,8 @@
 
     load → place → check → workspace → samples → compile → submit → commit
 
-Everything that can be wrong with a spec is found before anything is made on disk, and nothing is visible to workers before
-the commit. Converting a CSV and running `generate` are the only work that grows with the number of samples.
+Everything that can be wrong with a spec is found before anything is made on disk, and nothing is visible to workers
+before the commit. Converting a CSV and running `generate` are the only work that grows with the number of samples.
 """
 
 from __future__ import annotations

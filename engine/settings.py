@@ -6,7 +6,6 @@ directory, except `private_dir`, which the rooms call when they first need one.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -21,6 +20,7 @@ from urllib.parse import unquote
 import msgspec
 
 from mrun.engine.errors import MrunError, SettingsError, UsageError
+from mrun.engine.nearest import nearest_hint
 
 #: The file of settings, in the current directory and in the user's configuration directory.
 SETTINGS_FILE = "mrun.toml"
@@ -229,9 +229,7 @@ def _unknown_key(key: str, where: str) -> SettingsError:
     if key == "password":
         hint = 'A password stands in a file of its own: `password_file = "~/.mrun-password"`, or in MRUN_PASSWORD.'
     else:
-        near = difflib.get_close_matches(key, _PARSERS, n=1)
-        known = ", ".join(_PARSERS)
-        hint = f"Did you mean '{near[0]}'?" if near else f"The settings are: {known}."
+        hint = nearest_hint(key, _PARSERS)
     return SettingsError(f"There is no setting '{key}'.", hint=hint, where=where)
 
 

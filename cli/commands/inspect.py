@@ -36,8 +36,8 @@ def command(invocation: Invocation) -> None:
          "consumers", "workers"),
         [
             (
-                *(row.queue, row.study, row.name, row.state, row.ready, row.running, row.retrying, row.dead, row.entries),
-                row.pending,
+                *(row.queue, row.study, row.name, row.state, row.ready, row.running, row.retrying, row.dead),
+                *(row.entries, row.pending),
                 None if row.oldest_pending_s is None else round(row.oldest_pending_s, 1),
                 *(row.consumers, row.workers),
             )

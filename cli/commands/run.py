@@ -18,7 +18,7 @@ from mrun.cli.invocation import Invocation, Session
 from mrun.cli.shown import show_study, study_json
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
 from mrun.engine.enqueue import Checked, Order, Queued
-from mrun.engine.errors import ExitCode, LauncherError
+from mrun.engine.errors import LauncherError
 from mrun.engine.plan import JOURNAL_DIR
 from mrun.engine.store.connect import Broker
 from mrun.engine.store.views import FailedSample, StudyStatus
@@ -151,9 +151,7 @@ class _Runner:
             *self._worker_options,
         ]
         environment = dict(os.environ) | {"MRUN_PARENT": str(os.getpid())}
-        if self._broker.is_own:
-            environment["MRUN_BROKER"] = self._broker.url
-        elif self._invocation.settings().broker is not None:
+        if self._broker.is_own or self._invocation.settings().broker is not None:
             environment["MRUN_BROKER"] = self._broker.url
         with self._log_path.open("ab") as log:
             # A session of its own: Ctrl-C comes to this process only, which passes it on.
@@ -163,7 +161,7 @@ class _Runner:
 
     async def _wait(self, session: Session, study: str) -> list[StudyStatus]:
         async def family() -> list[str]:
-            return [one for one in await session.views.family(study)]
+            return await session.views.family(study)
 
         with Display(self._output) as display:
             return await wait_for_end(

@@ -27,7 +27,9 @@ def command() -> None:
 
 
 @command.command("start")
-@click.option("--listen", metavar="HOST[:PORT]", help="Serve other hosts too, with a generated password. [default: this host only]")  # fmt: skip
+@click.option(
+    "--listen", metavar="HOST[:PORT]", help="Serve other hosts too, with a password. [default: only this host]"
+)
 @click.pass_obj
 def start(invocation: Invocation, listen: str | None) -> None:
     """Start it, if it does not run.

@@ -41,7 +41,7 @@ def command(invocation: Invocation, workers: tuple[str, ...], queues: str, is_wa
                 raise NotFoundError(f"No worker is called '{workers[0]}'.", hint="mrun inspect lists them")
             if found:
                 await session.store.stop(found)
-            while is_waiting and set(found) & set(await session.views.worker_names()):
+            while is_waiting and set(found) & set(await session.views.worker_names()):  # noqa: ASYNC110 - no event of ours
                 await anyio.sleep(0.2)
             return found
 

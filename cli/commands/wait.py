@@ -17,7 +17,13 @@ from mrun.engine.store.views import StudyStatus
 
 @click.command("wait")
 @click.argument("study", metavar="STUDY")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up after so long. [default: never]")  # fmt: skip
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Give up after so long. [default: never]",
+)
 @click.pass_obj
 def command(invocation: Invocation, study: str, timeout_s: float | None) -> None:
     """Wait for the end of a study.

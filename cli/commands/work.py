@@ -47,8 +47,13 @@ log = structlog.get_logger()
 )
 @click.option("--study", metavar="ID", default="", help="Only this study, and those that its steps queue.")
 @click.option("--walltime", "walltime_s", type=float, metavar="SECONDS", help="End of this allocation, from now.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True,
-              help="Least important events to log.")  # fmt: skip
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="Least important events to log.",
+)
 @click.pass_obj
 def command(
     invocation: Invocation,
@@ -64,8 +69,8 @@ def command(
     """Run samples from queues until told to stop.
 
     Start as many workers as you like, wherever the server can be reached. The first Ctrl-C or SIGTERM lets running
-    samples finish and hands the rest back; the second ends them and hands them back, too. Nothing is lost if a worker is
-    killed: others take over when its lease ends.
+    samples finish and hands the rest back; the second ends them and hands them back, too. Nothing is lost if a worker
+    is killed: others take over when its lease ends.
 
     \b
     Examples:

@@ -6,9 +6,9 @@ import re
 
 import msgspec
 
+from mrun.engine.nearest import nearest_hint
 from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.names import BUILT_IN, SAMPLE_TOKENS, Meaning, Named, built_in
-from mrun.engine.plan.nearest import nearest_hint
 from mrun.engine.plan.tokens import Use
 from mrun.engine.plan.variables import Variables
 from mrun.engine.spec.model import Spec, Text
@@ -137,7 +137,7 @@ class Resolver:
         known = {*self.variables.texts, *BUILT_IN, *self._columns, *self._dependencies}
         known |= {f"{name}{end}" for name in self._parameters for end in ("", ".label", ".name")}
         known |= {f"{name}.workspace" for name in self.step_numbers}
-        hint = nearest_hint(use.name, sorted(known))
+        hint = nearest_hint(use.name, sorted(known), lists_known=False)
         if where.is_script:
             hint = f"{hint} Write '\\$({use.name})' if it is meant for the shell.".lstrip()
         self.findings.error(use.text, f"'$({use.name})' is not a known name.", offset=use.offset, hint=hint)

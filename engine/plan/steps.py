@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from mrun.engine.nearest import nearest_hint
 from mrun.engine.plan.durations import parse_walltime_s
 from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.local_launcher import has_room, local_launch
 from mrun.engine.plan.names import PARAMETER_MEANINGS, Meaning
-from mrun.engine.plan.nearest import nearest_hint
 from mrun.engine.plan.resolve import EVERYWHERE, STUDY_ONLY, Meant, Pieces, Resolver, Where
 from mrun.engine.plan.tokens import safe_name
 from mrun.engine.spec.model import Spec, Step, Text
@@ -186,7 +186,7 @@ class _Reader:
             elif stems:
                 starred[numbers[stems[0]]] = None
             else:
-                hint = nearest_hint(name.rstrip("*").rstrip("_"), numbers)
+                hint = nearest_hint(name.rstrip("*").rstrip("_"), numbers, lists_known=False)
                 message = f"Step '{self._step.name.value}' depends on '{name}', which is no step."
                 self._findings.error(text, message, hint=hint)
         return tuple(ordinary), tuple(starred)

@@ -11,9 +11,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from mrun.engine.nearest import nearest_hint
 from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.names import BUILT_IN, RESERVED
-from mrun.engine.plan.nearest import nearest_hint
 from mrun.engine.plan.tokens import Flat, Scanner, Use
 from mrun.engine.spec.model import Spec, Text
 
@@ -123,5 +123,5 @@ def _overridden(texts: dict[str, Text], overrides: Mapping[str, str], findings: 
             findings.error(nowhere, f"'{name}' is a name of mrun's own, --vars may not set it.")
         elif name not in texts:
             message = f"--vars sets '{name}', which is neither a variable nor a label of env."
-            findings.error(nowhere, message, hint=nearest_hint(name, texts))
+            findings.error(nowhere, message, hint=nearest_hint(name, texts, lists_known=False))
     return {name: Text(overrides[name]) if name in overrides else text for name, text in texts.items()}

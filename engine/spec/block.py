@@ -6,8 +6,9 @@ from collections.abc import Collection
 
 import msgspec
 
+from mrun.engine.nearest import nearest_hint
 from mrun.engine.spec.model import Text
-from mrun.engine.spec.problems import QUOTED_LENGTH, Problems, capital, nearest_hint, quoted
+from mrun.engine.spec.problems import QUOTED_LENGTH, Problems, capital, quoted
 from mrun.engine.spec.texts import has_token, is_walltime, parse_flag, parse_number, parse_whole
 from mrun.engine.spec.yaml_tree import Entry, Mapping, Node, Scalar, Sequence
 

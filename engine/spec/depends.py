@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
+from mrun.engine.nearest import nearest_hint
 from mrun.engine.spec.model import Step, Text
-from mrun.engine.spec.problems import Problems, nearest_hint, quoted
+from mrun.engine.spec.problems import Problems, quoted
 from mrun.engine.spec.texts import has_token
 
 _FUNNEL = re.compile(r"_?\*$")

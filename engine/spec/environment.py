@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from mrun.engine.nearest import nearest_hint
 from mrun.engine.spec.block import Block
 from mrun.engine.spec.model import Batch, GitDependency, PathDependency, Text
 from mrun.engine.spec.names import check_name
-from mrun.engine.spec.problems import Problems, nearest_hint, quoted
+from mrun.engine.spec.problems import Problems, quoted
 from mrun.engine.spec.texts import has_token
 from mrun.engine.spec.yaml_tree import Entry, Mapping, Sequence
 

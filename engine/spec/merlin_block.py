@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+from mrun.engine.nearest import nearest_hint
 from mrun.engine.spec.block import Block
 from mrun.engine.spec.environment import read_worker_batch
 from mrun.engine.spec.model import Samples, Text, WorkerSettings
 from mrun.engine.spec.names import check_name
-from mrun.engine.spec.problems import capital, nearest_hint, quoted
+from mrun.engine.spec.problems import capital, quoted
 from mrun.engine.spec.texts import has_token
 from mrun.engine.spec.yaml_tree import Scalar
 

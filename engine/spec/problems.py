@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import NoReturn, Protocol
 
 from mrun.engine.errors import Problem, SpecError
 
 #: Longer texts are cut when they are quoted in a message (characters).
 QUOTED_LENGTH = 60
-#: A hint lists no more words than this. The longest list of keys has 36.
-LISTED_WORDS = 50
 
 
 class Located(Protocol):
@@ -75,19 +71,6 @@ def quoted(value: str) -> str:
 def capital(sentence: str) -> str:
     """The sentence with a capital at its start, the rest as it is."""
     return sentence[:1].upper() + sentence[1:]
-
-
-def nearest_hint(word: str, known: Iterable[str]) -> str:
-    """A hint that names the known word next to a mistyped one, or all of them if none is near."""
-    words = sorted(known)
-    lowered = {candidate.lower(): candidate for candidate in words}
-    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
-    if near:
-        return f"Did you mean {quoted(lowered[near[0]])}?"
-    if not words:
-        return ""
-    shown = words if len(words) <= LISTED_WORDS else [*words[:LISTED_WORDS], "…"]
-    return f"Known here: {', '.join(shown)}."
 
 
 def _file_order(problem: Problem) -> tuple[int, int]:

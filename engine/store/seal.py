@@ -1,7 +1,7 @@
 """Sealing: what says what runs is encrypted and authenticated under the user's key, bound to its study and part.
 
-AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce. Who has the server's password and not the key can replay or deny,
-but not choose what runs.
+AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce. Who has the server's password and not the key can replay or
+deny, but not choose what runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Seal:
     def close(self, text: bytes, study: str, part: str) -> bytes:
         """The sealed form of `text`, to be opened only as `part` of `study`."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        return _VERSION + nonce + self._cipher.encrypt(nonce, text, f"{study}\0{part}".encode())
+        return _VERSION + nonce + self._cipher.encrypt(nonce, text, _bound(study, part))
 
     def open(self, sealed: bytes, study: str, part: str) -> bytes:
         """The text again.
@@ -39,16 +39,19 @@ class Seal:
         Raises:
             SealError: it was sealed under another key, for another study or part, or was changed.
         """
-        nonce, cipher_text = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+        version, nonce, cipher_text = sealed[:1], sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
         try:
-            if sealed[:1] != _VERSION:
-                raise InvalidTag
-            return self._cipher.decrypt(nonce, cipher_text, f"{study}\0{part}".encode())
+            return self._cipher.decrypt(nonce, cipher_text if version == _VERSION else b"", _bound(study, part))
         except (InvalidTag, ValueError) as error:
             raise SealError(
                 f"study '{study}' was queued with another key than this user's ({part} can't be opened)",
                 hint="copy seal.key from the configuration directory of the machine that queued it",
             ) from error
+
+
+def _bound(study: str, part: str) -> bytes:
+    """What a seal is good for, authenticated with the text."""
+    return f"{study}\0{part}".encode()
 
 
 def load_seal(config_dir: Path) -> Seal:

@@ -10,7 +10,7 @@ import hashlib
 import random
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -74,7 +74,8 @@ class Store:
 
     async def submit(self, study: str, plan: Plan, seal: Seal) -> int:
         """Lay the plan down, unseen; returns how many fields. Safe to cancel: it expires by itself."""
-        fields, part = 0, []
+        fields = 0
+        part: list[str | bytes] = []
         for name, value in encode_plan(plan, study, seal):
             part += [name, value]
             fields += 1
@@ -164,7 +165,7 @@ class Store:
 
     async def call(self, *words: str | int | float | bytes) -> Any:
         """One plain command, tried again like a move: for reads only."""
-        return await self._patiently(lambda: self.client.execute_command(*words))
+        return await self._patiently(lambda: self._send(*words))
 
     async def _run(self, move: str, *arguments: str | int | float | bytes) -> Any:
         if move not in self._scripts:
@@ -174,14 +175,17 @@ class Store:
 
         async def once() -> Any:
             try:
-                return await self.client.execute_command("EVALSHA", digest, 1, self.keys.root, *arguments)
+                return await self._send("EVALSHA", digest, 1, self.keys.root, *arguments)
             except NoScriptError:
                 # EVAL also keeps the script. A server that was restarted, or flushed its scripts, gets it again.
-                return await self.client.execute_command("EVAL", text, 1, self.keys.root, *arguments)
+                return await self._send("EVAL", text, 1, self.keys.root, *arguments)
 
         return await self._patiently(once)
 
-    async def _patiently(self, call: Any) -> Any:
+    async def _send(self, *words: str | int | float | bytes) -> Any:
+        return await self.client.execute_command(*words)  # type: ignore[no-untyped-call]  # redis-py has no type for it
+
+    async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
         """`call` until the server answers, or the patience ends. Only for what may be done twice."""
         deadline = time.monotonic() + self.patience_s
         pause_s = _FIRST_PAUSE_S

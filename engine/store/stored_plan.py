@@ -1,7 +1,7 @@
 """Plan ↔ the fields of `study:<s>:plan`.
 
-In the clear, for the moves: sizes, edges, queues. Sealed, for workers: everything that says what runs. Nothing in it grows
-with the number of samples.
+In the clear, for the moves: sizes, edges, queues. Sealed, for workers: everything that says what runs. Nothing in it
+grows with the number of samples.
 """
 
 from __future__ import annotations

@@ -85,7 +85,10 @@ class StudyStatus(msgspec.Struct, frozen=True):
 
 
 class QueueStatus(msgspec.Struct, frozen=True):
-    """A study's samples on a queue, and the streams that hold them. `oldest_pending_s`: since the oldest was delivered."""
+    """A study's samples on a queue, and the streams that hold them.
+
+    `oldest_pending_s`: since the oldest pending entry was delivered.
+    """
 
     queue: str
     study: str

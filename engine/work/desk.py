@@ -1,4 +1,4 @@
-"""What the duties of one worker share: its options, the claims in hand, and who wants what. Holds no Redis and no process."""
+"""What the duties of one worker share: its options, the claims in hand, and who wants what. No Redis, no process."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One execution of one sample: directory → script → files → process → exit → marker.
 
-Everything up to the script's first instruction that fails is not the sample's fault: it raises `StartError`, and the sample
-goes back unharmed. File operations are synchronous on purpose: they are small and local to the step, and a thread for each
-would cost more than it hides.
+Everything up to the script's first instruction that fails is not the sample's fault: it raises `StartError`, and the
+sample goes back unharmed. File operations are synchronous on purpose: they are small and local to the step, and a
+thread for each would cost more than it hides.
 """
 
 from __future__ import annotations

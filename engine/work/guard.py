@@ -5,12 +5,12 @@
             └── steps (a process group each)
 
 Whatever kills the engine, the guard kills the groups that still live and everything that was re-parented to it, also
-grandchildren that called setsid, and ends with the engine's code. If the guard is killed, the engine sees its end of a pipe
-close, kills its steps and ends. A parent-death signal alone would not do: it reaches the shell and not what the shell
-started. Both killed at the same instant is the documented limit (docs/promises.md).
+grandchildren that called setsid, and ends with the engine's code. If the guard is killed, the engine sees its end of
+a pipe close, kills its steps and ends. A parent-death signal alone would not do: it reaches the shell and not what
+the shell started. Both killed at the same instant is the documented limit (docs/promises.md).
 
-The engine has a process group of its own, so that a signal to the group of the command (Ctrl-C, killpg) reaches the guard
-only, which passes it on once.
+The engine has a process group of its own, so that a signal to the group of the command (Ctrl-C, killpg) reaches the
+guard only, which passes it on once.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _run_engine(engine: Callable[[GuardLink], int], link: GuardLink) -> int:
         code = engine(link)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the child must not unwind into the guard's frames
         # The process ends by os._exit, which prints nothing by itself.
         sys.excepthook(*sys.exc_info())
     with contextlib.suppress(OSError, ValueError):
@@ -125,10 +125,10 @@ class _Guard:
         while status is None:
             # The time-out is for a SIGCHLD that came between fork and set_wakeup_fd.
             select.select([wake_read, self._groups_fd], [], [], 1.0)
-            for number in _read_all(wake_read):
-                if number in _FORWARDED:
+            for received in _read_all(wake_read):
+                if received in _FORWARDED:
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(self._engine, number)
+                        os.kill(self._engine, received)
             self._note_groups()
             status = self._reap()
         self._note_groups()

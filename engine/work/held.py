@@ -30,8 +30,8 @@ class Ending(enum.Enum):
 class HeldClaim:
     """One claim, run in order by one slot.
 
-    `lo ≤ settled ≤ at ≤ limit ≤ hi`: [settled, at) has ended and is not accounted; `at` is running or next; [limit, hi) will
-    not be started here and has to be handed back.
+    `lo ≤ settled ≤ at ≤ limit ≤ hi`: [settled, at) has ended and is not accounted; `at` is running or next; [limit,
+    hi) will not be started here and has to be handed back.
     """
 
     def __init__(self, claim: Claim) -> None:

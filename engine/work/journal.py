@@ -1,8 +1,8 @@
 """The journal: one append-only file for each worker and study, `mrun_info/journal/<worker>.journal`.
 
-A frame is length and CRC-32 of its body, two little-endian uint32, then the body in msgpack. The first record is the header.
-A torn last frame (the machine died in the middle of a write) is cut by the reader, and all before it counts. The highest
-claim number of a sample wins.
+A frame is length and CRC-32 of its body, two little-endian uint32, then the body in msgpack. The first record is the
+header. A torn last frame (the machine died in the middle of a write) is cut by the reader, and all before it counts.
+The highest claim number of a sample wins.
 """
 
 from __future__ import annotations

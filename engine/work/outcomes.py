@@ -1,6 +1,7 @@
 """Exit → outcome: what an execution of a sample means for the study. Pure.
 
-The codes are Merlin's contract (SPEC-LANGUAGE §4); users' scripts return them by the tokens `$(MERLIN_SUCCESS)` and so on.
+The codes are Merlin's contract (SPEC-LANGUAGE §4); users' scripts return them by the tokens `$(MERLIN_SUCCESS)` and
+so on.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Starting a step's process, waiting for it, ending it. No thread for each process, and no polling.
 
-`subprocess.Popen` is the spawn primitive: without a `preexec_fn` CPython starts the child by vfork, and its helper in C sets
-working directory and process group before it execs. `os.posix_spawn` cannot set the directory, and a `preexec_fn` would
-force a full fork. The end is awaited on a pidfd in the event loop.
+`subprocess.Popen` is the spawn primitive: without a `preexec_fn` CPython starts the child by vfork, and its helper in
+C sets working directory and process group before it execs. `os.posix_spawn` cannot set the directory, and a
+`preexec_fn` would force a full fork. The end is awaited on a pidfd in the event loop.
 """
 
 from __future__ import annotations

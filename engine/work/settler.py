@@ -1,4 +1,4 @@
-"""The settle duty: everything that a worker tells the server about its claims goes through here, one request at a time."""
+"""The settle duty: all that a worker tells the server about its claims goes through here, one request at a time."""
 
 from __future__ import annotations
 

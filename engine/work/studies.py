@@ -1,4 +1,4 @@
-"""What a worker keeps of a study it works on: plan, node texts, sample table, journal, and how often starting failed."""
+"""What a worker keeps of a study it works on: plan, node texts, sample table, journal, how often it could not start."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The worker: one task group of small duties around the claims in hand. The story of the room.
 
-Duties are nested by lifetime: slots end first, then the last settlement goes out, and the beat is cancelled when there is
-nothing left to keep alive.
+Duties are nested by lifetime: slots end first, then the last settlement goes out, and the beat is cancelled when
+there is nothing left to keep alive.
 """
 
 from __future__ import annotations

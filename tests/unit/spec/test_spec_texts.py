@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from mrun.engine.nearest import nearest_hint
 from mrun.engine.spec.model import Text
-from mrun.engine.spec.problems import nearest_hint, quoted
+from mrun.engine.spec.problems import quoted
 from mrun.engine.spec.texts import is_walltime, normalise_number, parse_number, parse_whole
 
 WHOLE = {
