@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+import anyio
+import click
 
 from mrun.cli.output import Output
+from mrun.cli.words import Words, common_options
 from mrun.engine.settings import Settings, load_settings
 from mrun.engine.store.connect import Broker, check_server, find_broker, open_broker
 from mrun.engine.store.seal import Seal, load_seal
@@ -31,9 +37,9 @@ class Session:
 class Invocation:
     """What every command gets."""
 
-    def __init__(self, *, options: Mapping[str, str | None], output: Output) -> None:
-        self._options = options
-        self.output = output
+    def __init__(self, words: Words) -> None:
+        self._options = {"broker": words.broker, "namespace": words.namespace}
+        self.output = Output(is_json=words.is_json, is_quiet=words.is_quiet)
 
     def settings(self, **options: str | None) -> Settings:
         """All settings; `options` are those that a command has beside the global ones."""
@@ -42,6 +48,21 @@ class Invocation:
     def broker(self, settings: Settings, *, may_start: bool) -> Broker:
         """The server to use; started if it is the user's own, does not run, and the command may start it."""
         return find_broker(settings, os.environ, may_start=may_start)
+
+    def reach_broker(self, settings: Settings) -> Broker:
+        """The server to use, which answers and is fit; the user's own is started if need be.
+
+        Raises:
+            BrokerError: no server, or one that is unfit.
+        """
+        broker = self.broker(settings, may_start=True)
+
+        async def look() -> None:
+            async with self.session(broker=broker):
+                pass
+
+        anyio.run(look)
+        return broker
 
     @asynccontextmanager
     async def session(self, *, may_start: bool = False, broker: Broker | None = None) -> AsyncIterator[Session]:
@@ -59,3 +80,15 @@ class Invocation:
             yield Session(broker, store, load_seal(settings.config_dir))
         finally:
             await client.aclose()
+
+
+def takes_invocation(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command its `Invocation` as the first argument, and the common options."""
+
+    @common_options
+    @click.pass_context
+    @functools.wraps(function)
+    def command(ctx: click.Context, /, *arguments: Any, **named: Any) -> Any:
+        return function(Invocation(ctx.ensure_object(Words)), *arguments, **named)
+
+    return command

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import click
 
-from mrun.cli.invocation import Invocation
-from mrun.cli.output import Output
+from mrun.cli.output import Output, our_error
+from mrun.cli.words import common_options
 from mrun.engine.errors import ExitCode, MrunError, UsageError
+from mrun.engine.nearest import nearest_hint
 
 #: Command → its one-line help. A module is imported when its command is used, so that `mrun --help` is quick.
 COMMANDS = {
@@ -43,6 +44,17 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; for a word that is no verb, with the nearest one."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            hint = (
+                nearest_hint(args[0], COMMANDS, lists_known=False) or f"{ctx.command_path} --help lists the commands."
+            )
+            raise UsageError(f"There is no command '{args[0]}'.", hint=hint)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing them."""
         with formatter.section("Commands"):
@@ -54,13 +66,9 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     invoke_without_command=False,
 )
-@click.option("--broker", metavar="URL", help="Server to use: redis://host:port, unix:///path. [default: your own]")
-@click.option("--namespace", metavar="NAME", help="Prefix of all keys on the server. [default: mrun]")
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON value instead of text.")
-@click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Print ids only.")
+@common_options
 @click.version_option(package_name="mrun", prog_name="mrun")
-@click.pass_context
-def cli(ctx: click.Context, broker: str | None, namespace: str | None, is_json: bool, is_quiet: bool) -> None:
+def cli() -> None:
     """Run ensembles of simulations: one YAML file, any number of workers.
 
     \b
@@ -70,8 +78,6 @@ def cli(ctx: click.Context, broker: str | None, namespace: str | None, is_json: 
       $ mrun work --queues sim,train           # … and run it from any shell or batch job
       $ mrun status
     """
-    output = Output(is_json=is_json, is_quiet=is_quiet)
-    ctx.obj = Invocation(options={"broker": broker, "namespace": namespace}, output=output)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,7 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     output = Output(is_json="--json" in words, is_quiet=False)
     try:
-        code = cli.main(args=words, prog_name="mrun", standalone_mode=False)
+        # Not `cli.main`: it would answer a broken pipe with exit code 1.
+        with cli.make_context("mrun", words) as context:
+            code = cli.invoke(context)
+    except click.exceptions.Exit as end:
+        code = end.exit_code
     except click.exceptions.Abort:
         code = ExitCode.INTERRUPTED
     except click.ClickException as error:
@@ -94,9 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ExitCode.DONE
     except Exception as error:  # noqa: BLE001 - the last door: a bug becomes a message and exit code 1, never silence
-        output.bug(error)
-        code = ExitCode.BUG
+        code = _show_rest(output, error)
     sys.exit(int(code or 0))
+
+
+def _show_rest(output: Output, error: Exception) -> int:
+    """Task groups wrap what goes wrong in them: one of ours in there is what the user is to know."""
+    ours = our_error(error)
+    if ours is None:
+        output.bug(error)
+        return int(ExitCode.BUG)
+    output.error(ours)
+    return int(ours.exit_code)
 
 
 def _show_usage(output: Output, error: click.ClickException) -> int:

@@ -5,6 +5,7 @@ stdout is data; stderr is people. Colour only on a terminal, and never with NO_C
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -46,10 +47,10 @@ class Output:
             for one in ids:
                 self._write(one)
 
-    def say(self, text: str = "") -> None:
+    def say(self, text: str | Text = "") -> None:
         """A line of the answer."""
         if not self.is_json and not self.is_quiet:
-            self._write(text)
+            self._write(text if isinstance(text, str) else self._rendered(text))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Rows under headings; numbers right-aligned. Nothing is cut: a long cell makes a long line."""
@@ -58,12 +59,22 @@ class Output:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         listed = [list(row) for row in rows]
         for index, column in enumerate(columns):
-            is_number = bool(listed) and all(isinstance(row[index], (int, float, type(None))) for row in listed)
+            is_number = bool(listed) and all(_is_number(row[index]) for row in listed)
             table.add_column(column, justify="right" if is_number else "left", no_wrap=True)
         for row in listed:
-            table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+            table.add_row(*(cell if isinstance(cell, Text) else Text(_cell(cell)) for cell in row))
+        self._write(self._rendered(table))
+
+    @staticmethod
+    def _rendered(what: RenderableType) -> str:
+        """As text, with colours if stdout is a terminal. Rich does not write it: it would end a broken pipe with 1."""
         # As wide as its cells: a terminal wraps, a pipe gets whole lines.
-        Console(highlight=False, width=_TABLE_WIDTH, soft_wrap=True).print(table)
+        console = Console(
+            file=io.StringIO(), force_terminal=sys.stdout.isatty(), highlight=False, width=_TABLE_WIDTH, soft_wrap=True
+        )
+        console.print(what)
+        assert isinstance(console.file, io.StringIO)
+        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
     def note(self, text: str) -> None:
         """A line for people, that is no part of the answer."""
@@ -115,6 +126,23 @@ class Output:
         # Names that are not valid UTF-8 (surrogates) are shown, not fatal.
         sys.stdout.write(text.encode("utf-8", "replace").decode() + "\n")
         sys.stdout.flush()
+
+
+def our_error(error: BaseException) -> MrunError | None:
+    """The error of ours that it is, or that is somewhere in the groups that task groups make."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for part in error.exceptions if (found := our_error(part))), None)
+    return error if isinstance(error, MrunError) else None
+
+
+def _is_number(cell: object) -> bool:
+    return str(cell).isdigit() if isinstance(cell, Text) else isinstance(cell, (int, float, type(None)))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+    return "" if value is None else str(value)
 
 
 def _line_of(problem: Problem) -> str:

@@ -6,17 +6,24 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from mrun.cli.invocation import Session
 from mrun.cli.output import Output
-from mrun.engine.errors import BrokerAwayError, ExitCode
-from mrun.engine.store.views import StudyStatus
+from mrun.cli.shown import STYLES, duration
+from mrun.engine.errors import BrokerAwayError, ExitCode, NotFoundError
+from mrun.engine.store.views import StepStatus, StudyStatus
 
 #: Between two looks at the counters.
 LOOK_EVERY_S = 0.25
 #: Without a terminal, a line so often.
 _LINE_EVERY_S = 10.0
+_BAR_WIDTH_CHARS = 40
+#: Lines of a terminal that the bars leave to others.
+_SPARED_LINES = 4
 
 
 class Display:
@@ -24,51 +31,91 @@ class Display:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        console = output.people
-        self._is_live = console.is_terminal and not output.is_json and not output.is_quiet
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[detail]}"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not self._is_live,
-        )
-        self._tasks: dict[tuple[str, str], TaskID] = {}
+        # Not `output.people`, which leaves long lines to the terminal: the bars must know how many lines they take.
+        self._console = Console(stderr=True, highlight=False)
+        is_live = self._console.is_terminal and not output.is_json and not output.is_quiet
+        self._live = Live(console=self._console, auto_refresh=False, transient=True) if is_live else None
         self._next_line_at = time.monotonic() + _LINE_EVERY_S
 
     def __enter__(self) -> Display:
-        self._bars.start()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if self._live:
+            self._live.stop()
 
     def show(self, statuses: Sequence[StudyStatus]) -> None:
         """Bring it up to date."""
-        if self._is_live:
-            self._update_bars(statuses)
+        if self._live:
+            room = max(1, self._console.height - _SPARED_LINES - len(statuses))
+            self._live.update(Group(*(_bars(status, room) for status in statuses)), refresh=True)
         elif time.monotonic() >= self._next_line_at:
             self._next_line_at = time.monotonic() + _LINE_EVERY_S
-            self._print_lines(statuses)
+            for status in statuses:
+                parts = [f"{step.name} {step.settled}/{step.samples}" for step in status.steps]
+                self._output.note(f"{status.study} {status.state}: {', '.join(parts)}")
 
-    def _update_bars(self, statuses: Sequence[StudyStatus]) -> None:
-        for status in statuses:
-            for step in status.steps:
-                key = (status.study, step.name)
-                if key not in self._tasks:
-                    self._tasks[key] = self._bars.add_task(step.name, total=step.samples, detail="")
-                parts = [f"{count} {name}" for name, count in (
-                    ("running", step.running), ("retrying", step.retrying), ("failed", step.failed + step.dead),
-                    ("skipped", step.skipped), ("cancelled", step.cancelled),
-                ) if count]  # fmt: skip
-                self._bars.update(self._tasks[key], completed=step.settled, detail=", ".join(parts))
+    def note(self, text: str) -> None:
+        """A line for people, above the bars."""
+        if self._live:
+            self._console.print(Text(text))
+        else:
+            self._output.note(text)
 
-    def _print_lines(self, statuses: Sequence[StudyStatus]) -> None:
-        for status in statuses:
-            parts = [f"{step.name} {step.settled}/{step.samples}" for step in status.steps]
-            self._output.note(f"{status.study} {status.state}: {', '.join(parts)}")
+
+def _bars(status: StudyStatus, room: int) -> Group:
+    """A study: a line, and a bar for each step, as far as they have room; the first unended ones are worth most."""
+    elapsed_s = (status.ended_at or time.time()) - status.queued_at
+    title = Text.assemble((status.study, "bold"), f"  {status.name}  ", (status.state, STYLES.get(status.state, "")))
+    title.append(f"  {duration(elapsed_s)}", "dim")
+    steps = list(status.steps)
+    ended = [step for step in steps if step.settled == step.samples]
+    notes = []
+    while len(steps) + 1 > room and ended:
+        steps.remove(ended.pop(0))
+    if hidden := len(status.steps) - len(steps):
+        notes.append(Text(f"  … {hidden} steps have ended", "dim"))
+    if len(steps) > room:
+        notes.append(Text(f"  … {len(steps) - room + 1} steps wait", "dim"))
+        steps = steps[: max(1, room - 1)]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, max_width=40)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, justify="right")
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for step in steps:
+        table.add_row(Text(f"  {step.name}"), _bar(step), _share(step), _detail(step, is_ended=status.is_ended))
+    return Group(title, table, *notes)
+
+
+def _bar(step: StepStatus) -> Text:
+    """Finished, failed, skipped or cancelled, running, and the rest, as parts of one bar."""
+    failed, passed_by = step.failed + step.dead, step.skipped + step.cancelled
+    counts = [(step.finished, "green"), (failed, "red"), (passed_by, "yellow"), (step.running, "cyan")]
+    bar, done, drawn = Text(), 0, 0
+    for count, style in counts:
+        done += count
+        # What there is at all is seen: one failure in a million has its character.
+        upto = max(_BAR_WIDTH_CHARS * done // max(1, step.samples), min(_BAR_WIDTH_CHARS, drawn + bool(count)))
+        bar.append("━" * (upto - drawn), style)
+        drawn = upto
+    return bar.append("─" * (_BAR_WIDTH_CHARS - drawn), "dim")
+
+
+def _share(step: StepStatus) -> Text:
+    return Text(f"{step.settled:,}/{step.samples:,}", "green" if step.settled == step.samples else "")
+
+
+def _detail(step: StepStatus, *, is_ended: bool) -> Text:
+    """What is not plain success; for a step that has not begun, what it waits for."""
+    failed, settled = step.failed + step.dead, step.settled
+    if not is_ended and not settled and not step.running and not step.retrying:
+        return Text("ready for a worker" if step.ready else "waits for earlier steps", "dim")
+    named = (("failed", failed), ("skipped", step.skipped), ("cancelled", step.cancelled), ("running", step.running),
+             ("retrying", step.retrying))  # fmt: skip
+    return Text(", ").join(Text(f"{count:,} {name}", STYLES[name]) for name, count in named if count)
 
 
 async def wait_for_end(
@@ -77,15 +124,27 @@ async def wait_for_end(
     """Look at the studies that `studies` finds, until all have ended or `keeps_on` says no.
 
     A server that goes away is waited for: it is started again by somebody, or the user gives up.
+
+    Raises:
+        NotFoundError: somebody removed them from the server.
     """
     statuses: list[StudyStatus] = []
+    is_away = False
     while True:
+        # Asked before the look: the worker that ends a study and goes is not mistaken for one that left it.
+        is_last = not keeps_on()
         try:
-            statuses = [await session.views.status(study) for study in await studies()]
+            found = await studies()
+            if not found:
+                raise NotFoundError("The study was removed from the server (mrun purge).", hint="mrun queue it again")
+            statuses = [await session.views.status(study) for study in found]
             display.show(statuses)
-        except BrokerAwayError:
-            await anyio.sleep(1)
-        if (statuses and all(status.is_ended for status in statuses)) or not keeps_on():
+            is_away = False
+        except BrokerAwayError as error:
+            if not is_away:
+                display.note(f"{error.message} Waiting for it; Ctrl-C gives up.")
+            is_away = True
+        if (statuses and all(status.is_ended for status in statuses)) or is_last:
             return statuses
         await anyio.sleep(LOOK_EVERY_S)
 

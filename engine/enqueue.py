@@ -1,16 +1,19 @@
 """Queueing: the one story from a spec's path to a study that workers can claim.
 
-    load → place → check → workspace → samples → compile → submit → commit
+    load → place → check → (a server answers) → workspace → samples → compile → submit → commit
 
-Everything that can be wrong with a spec is found before anything is made on disk, and nothing is visible to workers
-before the commit. Converting a CSV and running `generate` are the only work that grows with the number of samples.
+Everything that can be wrong with a spec and with a sample file that is there is found before anything is made on disk,
+and nothing is visible to workers before the commit. Converting a CSV and running `generate` are the only work that
+grows with the number of samples.
 """
 
 from __future__ import annotations
 
 import getpass
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -19,28 +22,27 @@ import msgspec
 
 from mrun.engine.errors import Problem, SpecError, WorkspaceError
 from mrun.engine.ids import new_study_id
-from mrun.engine.plan import (
-    JOURNAL_DIR,
-    NodeText,
-    Place,
-    Plan,
-    SamplesRequest,
-    SampleTable,
-    check_plan,
-    compile_plan,
-    open_samples,
-    place_study,
-    samples_request,
-)
-from mrun.engine.spec import Spec, load_spec
+from mrun.engine.plan.compile import check_plan, compile_plan
+from mrun.engine.plan.expanded import text_expander
+from mrun.engine.plan.model import Plan, SampleTable
+from mrun.engine.plan.places import JOURNAL_DIR, Place, place_study
+from mrun.engine.plan.render import NodeText
+from mrun.engine.plan.samples import SamplesRequest, open_samples, samples_request
+from mrun.engine.spec.dump import dump_spec
+from mrun.engine.spec.load import load_spec
+from mrun.engine.spec.model import Spec, Text, Tree
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 from mrun.engine.store.views import StepFacts
 
 #: So much of what a failed `generate` printed is shown.
 _TAIL_BYTES = 2000
+#: A text table up to this size is read twice: once before anything is made, to see whether all is right with it.
+_PREREAD_BYTES = 8 << 20
 _SUFFIXES_MOST = 1000
 _LAST_OUTPUTS_MOST = 10
+#: In merlin_info: that it is there tells that `generate` was begun.
+_GENERATE_SCRIPT = "cmd.sh"
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -60,8 +62,11 @@ class Queued(msgspec.Struct, frozen=True):
     name: str
     workspace: str
     queues: tuple[str, ...]
+    step_count: int
     node_count: int
     sample_count: int
+    #: Nodes times their samples: so many scripts will run.
+    script_count: int
     #: Where the nodes that nothing depends on, and that have one sample, will print to; the first few.
     last_outputs: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -77,55 +82,52 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 def check(order: Order, environment: Mapping[str, str], cwd: str) -> Checked:
-    """Find everything that is wrong, without a server and without touching the disk.
+    """Find everything that is wrong, without a server and without making anything.
+
+    A sample file that is there is looked at; a large text table only where it begins to be converted.
 
     Raises:
         SpecError: with all problems, in file order.
     """
-    spec, problems = load_spec(order.spec_path)
-    place = place_study(
-        spec,
-        variables=order.variables,
-        output_path=order.output_path,
-        now=datetime.now(),
-        environment=environment,
-        cwd=cwd,
-    )
-    warnings = check_plan(spec, place)
-    request = samples_request(spec, place)
-    return Checked(spec, place, request, (*(_sentence(problem) for problem in problems), *warnings))
+    checked = _check_spec(order, environment, cwd)
+    if checked.request is not None:
+        _check_given_samples(checked.request)
+    return checked
 
 
 def queues_of(order: Order, environment: Mapping[str, str], cwd: str) -> tuple[str, ...]:
-    """The queues that a spec's steps use, sorted. Makes and changes nothing. Raises as `check`."""
-    checked = check(order, environment, cwd)
+    """The queues that a spec's steps use, sorted. Makes and changes nothing. Raises as `check`, but not for samples."""
+    checked = _check_spec(order, environment, cwd)
     columns = checked.request.columns if checked.request else ()
     # Queues do not depend on samples: any table of the right width will do.
     table = SampleTable("npy", "", 1, columns, 0, 0) if checked.request else None
     return _queue_names(compile_plan(checked.spec, checked.place, table))
 
 
-def _queue_names(plan: Plan) -> tuple[str, ...]:
-    return tuple(sorted({node.queue for node in plan.nodes}))
-
-
 def prepare(checked: Checked) -> Plan:
     """Make the workspace and the sample table, and compile the plan.
 
+    If it raises, the workspace is gone again, unless `generate` has run: what it made may be dear, and tells what went
+    wrong.
+
     Raises:
-        SpecError: the sample file is missing or unfit, or `generate` failed.
+        SpecError: the sample file is unfit, or `generate` failed.
         WorkspaceError: the workspace can't be made.
     """
-    if checked.request is not None:
-        _check_given_samples(checked.request)
     place = _make_workspace(checked.place)
-    _keep_spec(checked.spec, place)
-    samples = None
-    if checked.request is not None:
-        request = samples_request(checked.spec, place)
-        assert request is not None
-        samples = _make_samples(request, place)
-    return compile_plan(checked.spec, place, samples)
+    try:
+        _keep_spec(checked.spec, place)
+        samples = None
+        if checked.request is not None:
+            request = samples_request(checked.spec, place)
+            assert request is not None
+            samples = _make_samples(request, place)
+        return compile_plan(checked.spec, place, samples)
+    except BaseException:
+        if not Path(place.info_dir, _GENERATE_SCRIPT).exists():
+            # Made by this call, with a name that was free: nothing in it is anybody else's.
+            shutil.rmtree(place.workspace, ignore_errors=True)
+        raise
 
 
 async def enqueue(store: Store, seal: Seal, plan: Plan, order: Order, warnings: tuple[str, ...] = ()) -> Queued:
@@ -142,8 +144,10 @@ async def enqueue(store: Store, seal: Seal, plan: Plan, order: Order, warnings: 
         name=plan.name,
         workspace=plan.workspace,
         queues=_queue_names(plan),
+        step_count=len(plan.steps),
         node_count=len(plan.nodes),
         sample_count=plan.samples.count if plan.samples else 0,
+        script_count=sum(plan.size(plan.steps[node.step]) for node in plan.nodes),
         last_outputs=tuple(_last_outputs(plan)),
         warnings=(*warnings, *(text for text in plan.warnings if text not in warnings)),
     )
@@ -185,15 +189,35 @@ def _sentence(problem: Problem) -> str:
     return f"{problem.where}: {problem.message}" if problem.where else problem.message
 
 
+def _check_spec(order: Order, environment: Mapping[str, str], cwd: str) -> Checked:
+    spec, problems = load_spec(order.spec_path)
+    place = place_study(
+        spec,
+        variables=order.variables,
+        output_path=order.output_path,
+        now=datetime.now(),
+        environment=environment,
+        cwd=cwd,
+    )
+    warnings = check_plan(spec, place)
+    request = samples_request(spec, place)
+    return Checked(spec, place, request, (*(_sentence(problem) for problem in problems), *warnings))
+
+
+def _queue_names(plan: Plan) -> tuple[str, ...]:
+    return tuple(sorted({node.queue for node in plan.nodes}))
+
+
 def _check_given_samples(request: SamplesRequest) -> None:
-    """A file that is there already is looked at before the workspace is made: a wrong one changes nothing."""
+    """A file that is there already is looked at before anything is made: a wrong one changes nothing."""
     path = _existing(request)
     if path is None and request.generate is None:
         tried = " and ".join(f"'{path}'" for path in request.paths)
         hint = "Correct merlin.samples.file, or give merlin.samples.generate.cmd to make it."
         raise SpecError([Problem(f"There is no sample file; looked for {tried}.", hint=hint)])
-    if path is not None and path.endswith(".npy"):
-        open_samples(path, request.columns, os.path.dirname(path))
+    if path is not None and (path.endswith(".npy") or os.path.getsize(path) <= _PREREAD_BYTES):
+        with tempfile.TemporaryDirectory(prefix="mrun-") as directory:
+            open_samples(path, request.columns, directory)
 
 
 def _existing(request: SamplesRequest) -> str | None:
@@ -223,8 +247,26 @@ def _make_workspace(place: Place) -> Place:
 
 
 def _keep_spec(spec: Spec, place: Place) -> None:
-    stem = Path(spec.path).stem
-    _write(Path(place.info_dir, f"{stem}.orig.yaml"), spec.original)
+    """Three copies: as it was written; with what `--vars` said; with all put in that holds for the study."""
+    stem = os.path.join(place.info_dir, Path(spec.path).stem)
+    spoken = _as_ordered(spec.tree, place)
+    _write(Path(f"{stem}.orig.yaml"), spec.original)
+    _write(Path(f"{stem}.partial.yaml"), dump_spec(spoken).encode())
+    _write(Path(f"{stem}.expanded.yaml"), dump_spec(spoken, text_expander(spec, place)).encode())
+
+
+def _as_ordered(tree: Tree, place: Place) -> Tree:
+    """The tree with the variables that were set from outside: queued again, it is the same study."""
+    assert isinstance(tree, dict)
+    env = tree.get("env", {})
+    if not isinstance(env, dict):
+        return tree
+    env = dict(env)
+    for block in ("variables", "labels"):
+        texts = env.get(block)
+        if isinstance(texts, dict):
+            env[block] = texts | {name: Text(value) for name, value in place.variables.items() if name in texts}
+    return tree | {"env": env} if env else tree
 
 
 def _make_samples(request: SamplesRequest, place: Place) -> SampleTable:
@@ -240,7 +282,7 @@ def _make_samples(request: SamplesRequest, place: Place) -> SampleTable:
 def _generate(request: SamplesRequest, place: Place) -> None:
     """Run `generate.cmd` in the workspace; its script and output are kept in merlin_info."""
     info = Path(place.info_dir)
-    script, out, err = info / "cmd.sh", info / "cmd.out", info / "cmd.err"
+    script, out, err = info / _GENERATE_SCRIPT, info / "cmd.out", info / "cmd.err"
     _write(script, f"#!{request.shell}\n\n{request.generate}\n".encode())
     script.chmod(0o755)
     try:

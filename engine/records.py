@@ -7,21 +7,13 @@ import enum
 import msgspec
 
 
-class Task(msgspec.Struct, frozen=True, array_like=True):
-    """A range [lo, hi) of a node's samples in one attempt: the unit on a stream."""
-
-    study: str
-    node: int
-    lo: int
-    hi: int
-    attempt: int = 0
-    losses: int = 0
-    #: The last execution ended with RESTART, or was interrupted: `restart` is run instead of `cmd`.
-    resume: int = 0
+#: Values of `resume` of a task: its samples begin anew; the last execution ended with RESTART, or was interrupted, so that
+#: `restart` is run instead of `cmd`; a worker left them behind, and the files of each tell whether it had been started.
+BEGINS, RESUMES, MAY_HAVE_STARTED = 0, 1, 2
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True):
-    """A task that one slot of one worker owns."""
+    """Samples [lo, hi) of a node in one attempt, that one slot of one worker owns."""
 
     number: int
     study: str
@@ -57,6 +49,13 @@ class Flags(enum.IntFlag):
     STOPS_WORKERS = 4
 
 
+def failure_flags(on_failure: str) -> Flags:
+    """What a failed sample does besides, by its step's `on_failure`."""
+    if on_failure == "skip":
+        return Flags.BLOCKING
+    return Flags.BLOCKING | Flags.STOPS_STUDY if on_failure == "abort" else Flags.NONE
+
+
 class OutcomeRun(msgspec.Struct, frozen=True, array_like=True):
     """`count` consecutive samples of a claim that ended alike."""
 
@@ -74,7 +73,8 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True):
     upto: int
     runs: tuple[OutcomeRun, ...]
     elapsed_ms: float
-    reasons: tuple[tuple[int, bytes], ...] = ()
+    #: (sample, sealed text); text, because the moves' msgpack knows no binary.
+    reasons: tuple[tuple[int, str], ...] = ()
 
 
 class ClaimRequest(msgspec.Struct, frozen=True, array_like=True):

@@ -1,5 +1,3 @@
 """mrun: ensembles of simulations for machine learning on HPC."""
 
-from importlib.metadata import version
-
-__version__ = version("mrun")
+__version__ = "0.1.0"

@@ -1,6 +1,7 @@
-"""A place to run the installed `mrun` in: directories of its own, a server that may be killed, workers that may be killed.
+"""A place to run the installed `mrun` in: directories of its own, a server and workers that may be killed.
 
-What the steps themselves wrote is the independent account: `ledger` counts lines in a directory that no part of mrun knows.
+What the steps themselves wrote is the independent account: `ledger` counts lines in a directory that no part of mrun
+knows.
 """
 
 from __future__ import annotations

@@ -6,19 +6,21 @@ import anyio
 import click
 
 from mrun.cli.confirm import confirm
-from mrun.cli.invocation import Invocation
+from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.shown import counted
 
 
 @click.command("cancel")
 @click.argument("study", metavar="STUDY")
 @click.option("--let-finish", is_flag=True, help="Let running samples finish; without it they are stopped within 3 s.")
 @click.option("--yes", is_flag=True, help="Do not ask before more than one study is stopped.")
-@click.pass_obj
+@takes_invocation
 def command(invocation: Invocation, study: str, let_finish: bool, yes: bool) -> None:
     """Stop a study.
 
     Nothing more of it is claimed from this moment. Running samples get SIGTERM, and SIGKILL ten seconds later. Other
-    studies are not touched. Cancelling one that has ended changes nothing.
+    studies are not touched. Cancelling one that has ended changes nothing. STUDY is an id, the beginning of one, a
+    workspace, `last` or `all`.
 
     \b
     Examples:
@@ -43,5 +45,7 @@ def command(invocation: Invocation, study: str, let_finish: bool, yes: bool) -> 
     output.ids(str(one["study"]) for one in answers)
     words = {"ok": "stopped", "ended": "had ended already", "gone": "is not known any more"}
     for one in answers:
-        running = f"; {one['running']} samples were running" if one["running"] else ""
+        count = int(str(one["running"]))
+        will = "they may finish" if let_finish else "they are ended now"
+        running = f"; {counted(count, 'sample was', 'samples were')} running, {will}" if count else ""
         output.say(f"{one['study']}  {words[str(one['status'])]}{running}")

@@ -5,22 +5,27 @@ from __future__ import annotations
 import anyio
 import click
 
-from mrun.cli.invocation import Invocation
+from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.output import Output
 from mrun.engine.store.views import Inspection
 
 
 @click.command("inspect")
-@click.pass_obj
+@takes_invocation
 def command(invocation: Invocation) -> None:
     """Show queues and workers.
 
-    For each queue and study: samples that are ready, running, retrying or dead; the stream's entries, how many of them
-    are pending (delivered, not yet acknowledged), the age of the oldest of those, consumers, and workers that listen.
+    For each queue and study: samples that are ready for a worker, running, retrying (waiting for their next attempt) or
+    dead (lost too often); then the Redis stream that holds them: its entries, those pending (delivered to a worker and
+    not yet acknowledged), for how long the oldest of them, its consumers; and the workers that listen.
+
+    For each worker: the ranges of samples it has claimed, how long it is believed alive without a sign of life (lease),
+    what is left of that, and whether it is draining (finishing what runs, taking nothing more).
 
     \b
     Examples:
       $ mrun inspect
-      $ mrun --json inspect
+      $ mrun inspect --json
     """
 
     async def run() -> Inspection:
@@ -31,30 +36,47 @@ def command(invocation: Invocation) -> None:
     output = invocation.output
     output.data(found)
     output.ids(row.queue for row in found.queues)
+    if found.queues:
+        _show_queues(output, found)
+    else:
+        output.say("no queue holds samples")
+    output.say()
+    if found.workers:
+        _show_workers(output, found)
+    else:
+        output.say("no workers")
+    for note in unheard(found):
+        output.note(note)
+
+
+def unheard(found: Inspection) -> list[str]:
+    """A line for each queue that has samples to run and no worker."""
+    queues = dict.fromkeys(row.queue for row in found.queues if row.ready and not row.workers)
+    return [f"no worker listens to queue '{queue}': start one with mrun work --queues {queue}" for queue in queues]
+
+
+def _show_queues(output: Output, found: Inspection) -> None:
     output.table(
         ("queue", "study", "name", "state", "ready", "running", "retrying", "dead", "entries", "pending", "oldest s",
          "consumers", "workers"),
         [
             (
                 *(row.queue, row.study, row.name, row.state, row.ready, row.running, row.retrying, row.dead),
-                *(row.entries, row.pending),
-                None if row.oldest_pending_s is None else round(row.oldest_pending_s, 1),
-                *(row.consumers, row.workers),
+                *(row.entries, row.pending, row.oldest_pending_s, row.consumers, row.workers),
             )
             for row in found.queues
         ],
     )  # fmt: skip
-    output.say()
+
+
+def _show_workers(output: Output, found: Inspection) -> None:
     output.table(
         ("worker", "host", "pid", "queues", "slots", "claims", "lease s", "left s", "draining"),
         [
             (
-                *(one.worker, one.host, one.pid, ",".join(one.queues), one.slots, one.claims, one.lease_s),
-                *(round(one.lease_left_s, 1), "yes" if one.is_draining else ""),
+                *(one.worker, one.host, one.pid, ",".join(one.queues), one.slots, one.claims),
+                *(round(one.lease_s), round(one.lease_left_s), "yes" if one.is_draining else ""),
             )
             for one in found.workers
         ],
     )
-    for row in found.queues:
-        if row.ready and not row.workers:
-            output.note(f"nobody listens to queue '{row.queue}': mrun work --queues {row.queue}")

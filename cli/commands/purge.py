@@ -6,19 +6,21 @@ import anyio
 import click
 
 from mrun.cli.confirm import confirm
-from mrun.cli.invocation import Invocation
+from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.shown import counted
 
 
 @click.command("purge")
 @click.argument("study", metavar="[STUDY]", default="all")
 @click.option("--queues", metavar="Q1,Q2", default="", help="Only studies that have steps on one of these queues.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.pass_obj
+@takes_invocation
 def command(invocation: Invocation, study: str, queues: str, yes: bool) -> None:
     """Remove studies from the server.
 
     Everything that the server holds of them goes: queued samples, counters, plans. Samples that are running are ended.
-    Workspaces on disk stay as they are. Without STUDY, all of them.
+    Workspaces on disk stay as they are. STUDY is an id, the beginning of one, a workspace, `last` or `all`; without it,
+    all of them.
 
     \b
     Examples:
@@ -38,10 +40,10 @@ def command(invocation: Invocation, study: str, queues: str, yes: bool) -> None:
             if found:
                 names = ", ".join(f"{status.study} ({status.name}, {status.state})" for status in found[:5])
                 more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-                confirm(output, f"remove {len(found)} studies: {names}{more}", is_yes=yes)
+                confirm(output, f"remove {counted(len(found), 'study', 'studies')}: {names}{more}", is_yes=yes)
             return [status.study for status in found if await session.store.purge(status.study)]
 
     removed = anyio.run(run)
     output.data({"studies": removed})
     output.ids(removed)
-    output.say(f"{len(removed)} {'study' if len(removed) == 1 else 'studies'} removed")
+    output.say(f"{counted(len(removed), 'study', 'studies')} removed")

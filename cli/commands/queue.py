@@ -10,9 +10,12 @@ from typing import Any
 import anyio
 import click
 
-from mrun.cli.invocation import Invocation, Session
+from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.output import Output
+from mrun.cli.shown import counted
 from mrun.engine.enqueue import Checked, Order, Queued, check, enqueue, prepare
 from mrun.engine.errors import UsageError
+from mrun.engine.store.connect import Broker
 
 
 def spec_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,15 +78,20 @@ def check_order(order: Order) -> Checked:
     return check(order, os.environ, str(Path.cwd()))
 
 
-async def queue_study(session: Session, checked: Checked, order: Order) -> Queued:
-    """Prepare and store a study."""
-    plan = prepare(checked)
-    return await enqueue(session.store, session.seal, plan, order, checked.warnings)
+def say_queued(output: Output, queued: Queued, write: Callable[[str], None]) -> None:
+    """What was queued, and where its results will be."""
+    output.warn(queued.warnings)
+    samples = f", {counted(queued.sample_count, 'sample')}" if queued.sample_count else ""
+    write(
+        f"study      {queued.study}  {queued.name}: {counted(queued.step_count, 'step')}{samples}; "
+        f"{counted(queued.script_count, 'script')} to run"
+    )
+    write(f"workspace  {queued.workspace}")
 
 
 @click.command("queue")
 @spec_options
-@click.pass_obj
+@takes_invocation
 def command(invocation: Invocation, spec: str, variables: tuple[str, ...], output_path: str | None) -> None:
     """Queue a study, for workers to run.
 
@@ -98,16 +106,26 @@ def command(invocation: Invocation, spec: str, variables: tuple[str, ...], outpu
     """
     order = read_order(spec, variables, output_path)
     checked = check_order(order)
+    broker = invocation.reach_broker(invocation.settings())
+    # Not within the session: `generate` may take hours, and no connection waits for it.
+    plan = prepare(checked)
 
     async def run() -> Queued:
-        async with invocation.session(may_start=True) as session:
-            return await queue_study(session, checked, order)
+        async with invocation.session(broker=broker) as session:
+            return await enqueue(session.store, session.seal, plan, order, checked.warnings)
 
     queued = anyio.run(run)
     output = invocation.output
-    output.warn(queued.warnings)
     output.data(queued)
     output.ids([queued.study])
-    output.say(f"{queued.study}  {queued.name}: {queued.node_count} nodes, {queued.sample_count} samples")
-    output.say(f"workspace  {queued.workspace}")
-    output.note(f"run it:     mrun work --queues {','.join(queued.queues)}")
+    say_queued(output, queued, output.say)
+    output.note(server_line(broker))
+    output.note(f"run it:    mrun work --queues {','.join(queued.queues)}")
+
+
+def server_line(broker: Broker) -> str:
+    """Which server it is, and, if mrun started it, how it is stopped."""
+    if not broker.is_own:
+        return f"server     {broker.url} ({broker.origin})"
+    started = ", started now" if broker.was_started else ""
+    return f"server     {broker.origin}{started}; it goes on running until `mrun server stop`"

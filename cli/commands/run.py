@@ -12,16 +12,19 @@ from pathlib import Path
 import anyio
 import click
 import msgspec
+from rich.text import Text
 
-from mrun.cli.commands.queue import check_order, queue_study, read_order, spec_options
-from mrun.cli.invocation import Invocation, Session
-from mrun.cli.shown import show_study, study_json
+from mrun.cli.commands.queue import check_order, read_order, say_queued, server_line, spec_options
+from mrun.cli.failures import failures_of
+from mrun.cli.invocation import Invocation, Session, takes_invocation
+from mrun.cli.shown import FailedPlace, counted, duration, show_study, study_json
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
-from mrun.engine.enqueue import Checked, Order, Queued
-from mrun.engine.errors import LauncherError
-from mrun.engine.plan import JOURNAL_DIR
+from mrun.engine.enqueue import Checked, Order, Queued, enqueue, prepare
+from mrun.engine.errors import BrokerError, ExitCode, LauncherError, MrunError
+from mrun.engine.plan.model import Plan
+from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.store.connect import Broker
-from mrun.engine.store.views import FailedSample, StudyStatus
+from mrun.engine.store.views import StudyStatus
 
 _FAILURES_SHOWN = 10
 #: Of the last steps' output: so many nodes, so many bytes of each.
@@ -30,18 +33,23 @@ _TAIL_LINES = 5
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """A study that was run, and what its last steps printed: path → text."""
+    """A study that was run, with those that its steps queued, and what its last steps printed: path → text."""
 
     statuses: tuple[StudyStatus, ...]
-    failed: tuple[FailedSample, ...]
+    failed: dict[str, list[FailedPlace]]
     outputs: dict[str, str]
 
 
 @click.command("run")
 @spec_options
-@click.option("--slots", type=click.IntRange(1, 4096), help="Samples to run at once. [default: cores]")
-@click.option("--lease", "lease_s", metavar="SECONDS", help="Silence after which others take over. [default: 30]")
-@click.pass_obj
+@click.option("--slots", type=click.IntRange(1, 4096), help="Scripts to run at once. [default: cores]")
+@click.option(
+    "--lease",
+    "lease_s",
+    metavar="SECONDS",
+    help="How long a worker may be silent before others take over what it ran. [default: 30]",
+)
+@takes_invocation
 def command(
     invocation: Invocation,
     spec: str,
@@ -64,9 +72,10 @@ def command(
     order = read_order(spec, variables, output_path)
     checked = check_order(order)
     settings = invocation.settings(lease_s=lease_s)
-    broker = invocation.broker(settings, may_start=True)
+    broker = invocation.reach_broker(settings)
+    plan = prepare(checked)
     options = [*(["--slots", str(slots)] if slots else []), "--lease", f"{settings.lease_s:g}"]
-    runner = _Runner(invocation, broker, options)
+    runner = _Runner(invocation, broker, plan, options)
     ended = anyio.run(runner.run, checked, order)
     runner.report(ended)
     sys.exit(runner.exit_code(ended))
@@ -75,120 +84,159 @@ def command(
 class _Runner:
     """One `mrun run`."""
 
-    def __init__(self, invocation: Invocation, broker: Broker, worker_options: Sequence[str]) -> None:
+    def __init__(self, invocation: Invocation, broker: Broker, plan: Plan, worker_options: Sequence[str]) -> None:
         self._invocation = invocation
         self._output = invocation.output
         self._broker = broker
+        self._plan = plan
         self._worker_options = worker_options
+        self._display = Display(invocation.output)
         self._interrupted: signal.Signals | None = None
-        self._worker: subprocess.Popen[bytes] | None = None
+        #: One for the study's queues; another one when its steps queue a study that uses other queues.
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self._served_queues: set[str] = set()
         self._log_path = Path()
 
     async def run(self, checked: Checked, order: Order) -> Ended:
         async with self._invocation.session(broker=self._broker) as session:
-            queued = await queue_study(session, checked, order)
-            self._tell_beginning(queued)
-            self._worker = self._start_worker(queued, session)
+            queued = await enqueue(session.store, session.seal, self._plan, order, checked.warnings)
+            say_queued(self._output, queued, self._output.note)
+            self._output.note(server_line(self._broker))
+            self._log_path = Path(queued.workspace, JOURNAL_DIR, "worker.log")
+            self._start_worker(queued.study, queued.queues)
             try:
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._pass_signals_on)
                     statuses = await self._wait(session, queued.study)
                     group.cancel_scope.cancel()
             finally:
-                self._stop_worker()
-            failed = await session.views.failed_samples(queued.study, _FAILURES_SHOWN)
-            return Ended(tuple(statuses), tuple(failed), _last_outputs(queued))
+                self._stop_workers()
+            plans = {queued.study: self._plan}
+            failed = {
+                status.study: await failures_of(session, status.study, _FAILURES_SHOWN, plans.get(status.study))
+                for status in statuses
+            }
+            return Ended(tuple(statuses), failed, _last_outputs(queued))
 
     def report(self, ended: Ended) -> None:
         """What came out."""
         output = self._output
-        output.data({"studies": [study_json(one) for one in ended.statuses], "failed_samples": ended.failed,
-                     "outputs": ended.outputs})  # fmt: skip
+        failed = [one for failed in ended.failed.values() for one in failed]
+        output.data({"studies": [study_json(one) for one in ended.statuses], "failed_samples": failed,
+                     "outputs": ended.outputs, "server": self._broker.url})  # fmt: skip
         output.ids(one.study for one in ended.statuses)
         for status in ended.statuses:
-            show_study(output, status, ended.failed if status is ended.statuses[0] else ())
+            output.say()
+            show_study(output, status, ended.failed[status.study])
         for path, text in ended.outputs.items():
             output.say()
-            output.say(f"{path}:")
+            output.say(Text(f"{path}:", "dim"))
             output.say(text.rstrip("\n"))
-        if self._broker.is_own:
-            output.note(
-                f"\nused {self._broker.origin} ({self._broker.url}), which goes on running; mrun server stop stops it"
-            )
+        if all(status.is_ended for status in ended.statuses):
+            output.say()
+            output.say(_verdict(ended.statuses))
 
     def exit_code(self, ended: Ended) -> int:
-        """By what happened: interrupted, could not be worked on, samples failed, or done."""
+        """By what happened: interrupted, could not be worked on, samples failed, or done.
+
+        Raises:
+            MrunError: the worker ended before the study did, and nobody had asked it to.
+        """
         if all(status.is_ended for status in ended.statuses):
             return int(exit_code_of(ended.statuses))
         if self._interrupted is not None:
-            self._output.note(
-                "interrupted; the study stays queued: mrun work goes on with it, mrun cancel last ends it"
-            )
+            self._note_left(ended, "interrupted")
             return 128 + self._interrupted
-        assert self._worker is not None
-        raise LauncherError(
-            f"The worker ended with code {self._worker.returncode} before the study did: {self._log_tail()}",
-            hint=f"The study stays queued. The worker's log is '{self._log_path}'.",
+        code = max(worker.returncode for worker in self._workers)
+        if code == ExitCode.DONE:
+            # By `mrun stop`, or by a step that ended with 105 (STOP_WORKERS).
+            self._note_left(ended, "the worker was asked to stop")
+            return int(ExitCode.TERMINATED)
+        kinds: dict[int, type[MrunError]] = {ExitCode.BROKER: BrokerError, ExitCode.SCHEDULER: LauncherError}
+        kind = kinds.get(code, MrunError)
+        raise kind(
+            f"The worker ended with code {code} before the study did: {self._log_tail()}",
+            hint=f"The study stays queued, mrun work goes on with it. The worker's log is '{self._log_path}'.",
         )
 
-    def _tell_beginning(self, queued: Queued) -> None:
-        self._output.warn(queued.warnings)
-        started = " (started now)" if self._broker.was_started else ""
-        self._output.note(f"server     {self._broker.origin}{started}: {self._broker.url}")
-        self._output.note(f"study      {queued.study}  {queued.name}: {queued.node_count} nodes, "
-                          f"{queued.sample_count} samples")  # fmt: skip
-        self._output.note(f"workspace  {queued.workspace}")
+    def _note_left(self, ended: Ended, why: str) -> None:
+        study = ended.statuses[0].study
+        queues = {queue for status in ended.statuses if not status.is_ended for step in status.steps
+                  for queue in step.queues}  # fmt: skip
+        self._output.note(f"{why}; the study stays queued:")
+        self._output.note(f"  mrun work --queues {','.join(sorted(queues))} --exit-when-done   goes on with it")
+        self._output.note(f"  mrun cancel {study}   ends it")
 
-    def _start_worker(self, queued: Queued, session: Session) -> subprocess.Popen[bytes]:
-        self._log_path = Path(queued.workspace, JOURNAL_DIR, "worker.log")
-        words = [sys.executable, "-m", "mrun", "--namespace", session.store.keys.namespace, "work"]
-        words += [
-            "--queues",
-            ",".join(queued.queues),
-            "--study",
-            queued.study,
-            "--exit-when-done",
-            *self._worker_options,
-        ]
+    def _start_worker(self, study: str, queues: Sequence[str]) -> None:
+        self._served_queues |= set(queues)
+        settings = self._invocation.settings()
+        words = [sys.executable, "-m", "mrun", "--namespace", settings.namespace, "work"]
+        words += ["--queues", ",".join(queues), "--study", study, "--exit-when-done"]
         environment = dict(os.environ) | {"MRUN_PARENT": str(os.getpid())}
-        if self._broker.is_own or self._invocation.settings().broker is not None:
+        if self._broker.is_own or settings.broker is not None:
             environment["MRUN_BROKER"] = self._broker.url
         with self._log_path.open("ab") as log:
             # A session of its own: Ctrl-C comes to this process only, which passes it on.
-            return subprocess.Popen(
-                words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            worker = subprocess.Popen(
+                [*words, *self._worker_options],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
+        self._workers.append(worker)
 
     async def _wait(self, session: Session, study: str) -> list[StudyStatus]:
         async def family() -> list[str]:
-            return await session.views.family(study)
+            found = await session.views.family(study)
+            new_queues = await session.views.queues_of(found) - self._served_queues
+            if new_queues and self._interrupted is None:
+                self._start_worker(study, sorted(new_queues))
+            return found
 
-        with Display(self._output) as display:
-            return await wait_for_end(
-                session, family, display, lambda: self._worker is not None and self._worker.poll() is None
-            )
+        with self._display:
+            return await wait_for_end(session, family, self._display, self._is_worked_on)
+
+    def _is_worked_on(self) -> bool:
+        return any(worker.poll() is None for worker in self._workers)
 
     async def _pass_signals_on(self) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             async for number in signals:
+                is_first = self._interrupted is None
                 self._interrupted = self._interrupted or signal.Signals(number)
-                self._output.note("finishing running samples; once more to end them now")
-                if self._worker is not None:
-                    self._worker.send_signal(signal.SIGTERM)
+                self._display.note(
+                    "letting what runs finish; Ctrl-C once more ends it now" if is_first else "ending what runs"
+                )
+                for worker in self._workers:
+                    worker.send_signal(signal.SIGTERM)
 
-    def _stop_worker(self) -> None:
-        """The study has ended, or we are going: the worker drains, which takes as long as what it still runs."""
-        if self._worker is not None:
-            if self._worker.poll() is None:
-                self._worker.send_signal(signal.SIGTERM)
-            self._worker.wait()
+    def _stop_workers(self) -> None:
+        """The study has ended, or we are going: workers drain, which takes as long as what they still run."""
+        for worker in self._workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
+        for worker in self._workers:
+            worker.wait()
 
     def _log_tail(self) -> str:
+        """The last of what the worker said, but for its log lines."""
         try:
             lines = self._log_path.read_text(errors="replace").splitlines()
         except OSError:
             return "its log can't be read"
-        return "\n".join(lines[-_TAIL_LINES:])
+        return "\n".join([line for line in lines if not line.startswith("{")][-_TAIL_LINES:] or lines[-1:])
+
+
+def _verdict(statuses: Sequence[StudyStatus]) -> Text:
+    """The last line: what a person who comes back wants to know."""
+    total = sum(step.samples for status in statuses for step in status.steps)
+    bad = sum(status.failures for status in statuses)
+    elapsed_s = max(status.ended_at or 0 for status in statuses) - min(status.queued_at for status in statuses)
+    if bad == 0 and all(status.state == "finished" for status in statuses):
+        return Text(f"all {counted(total, 'script')} finished in {duration(elapsed_s)}", "green")
+    return Text(f"{bad:,} of {counted(total, 'script')} did not finish; {duration(elapsed_s)}", "bold red")
 
 
 def _last_outputs(queued: Queued) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mrun.cli.invocation import Invocation
+from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.engine.errors import NotFoundError
 from mrun.engine.store.server import ServerFacts, find_own_server, start_own_server, stop_own_server
 
@@ -30,7 +30,7 @@ def command() -> None:
 @click.option(
     "--listen", metavar="HOST[:PORT]", help="Serve other hosts too, with a password. [default: only this host]"
 )
-@click.pass_obj
+@takes_invocation
 def start(invocation: Invocation, listen: str | None) -> None:
     """Start it, if it does not run.
 
@@ -44,7 +44,7 @@ def start(invocation: Invocation, listen: str | None) -> None:
 
 
 @command.command("status")
-@click.pass_obj
+@takes_invocation
 def status(invocation: Invocation) -> None:
     """Show whether it runs, and where.
 
@@ -59,7 +59,7 @@ def status(invocation: Invocation) -> None:
 
 
 @command.command("stop")
-@click.pass_obj
+@takes_invocation
 def stop(invocation: Invocation) -> None:
     """Stop it; what it holds is kept on disk, and is there again when it is started.
 

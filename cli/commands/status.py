@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import anyio
 import click
+from rich.text import Text
 
-from mrun.cli.invocation import Invocation
-from mrun.cli.shown import instant, show_study, study_json
-from mrun.engine.store.views import FailedSample, StudyStatus
+from mrun.cli.failures import failures_of
+from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.shown import STYLES, FailedPlace, local_time, show_study, study_json
+from mrun.engine.store.views import StudyStatus
 
 _FAILURES_SHOWN = 10
 
 
 @click.command("status")
 @click.argument("study", metavar="[STUDY]", required=False)
-@click.pass_obj
+@takes_invocation
 def command(invocation: Invocation, study: str | None) -> None:
     """Show how far studies are.
 
@@ -25,15 +27,15 @@ def command(invocation: Invocation, study: str | None) -> None:
     Examples:
       $ mrun status
       $ mrun status last
-      $ mrun --json status k3f
+      $ mrun status k3f --json
     """
 
-    async def run() -> tuple[list[StudyStatus], dict[str, list[FailedSample]]]:
+    async def run() -> tuple[list[StudyStatus], dict[str, list[FailedPlace]]]:
         async with invocation.session() as session:
             if study is None:
                 return await session.views.studies(), {}
             statuses = [await session.views.status(one) for one in await session.views.find(study)]
-            failed = {one.study: await session.views.failed_samples(one.study, _FAILURES_SHOWN) for one in statuses}
+            failed = {one.study: await failures_of(session, one.study, _FAILURES_SHOWN) for one in statuses}
             return statuses, failed
 
     statuses, failed = anyio.run(run)
@@ -44,12 +46,18 @@ def command(invocation: Invocation, study: str | None) -> None:
         for one in statuses:
             show_study(output, one, failed[one.study])
         return
+    if not statuses:
+        output.note("no studies on this server yet; mrun queue SPEC or mrun run SPEC makes one")
+        return
     output.table(
-        ("study", "name", "state", "samples", "settled", "failed", "queued", "workspace"),
+        ("study", "name", "state", "samples", "ended", "failed", "queued", "workspace"),
         [
             (
-                *(one.study, one.name, one.state, sum(step.samples for step in one.steps)),
-                *(sum(step.settled for step in one.steps), one.failures, instant(one.queued_at), one.workspace),
+                *(one.study, one.name, Text(one.state, STYLES.get(one.state, ""))),
+                sum(step.samples for step in one.steps),
+                sum(step.settled for step in one.steps),
+                Text(str(one.failures), STYLES["failed"] if one.failures else ""),
+                *(local_time(one.queued_at), one.workspace),
             )
             for one in statuses
         ],

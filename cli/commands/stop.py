@@ -5,7 +5,8 @@ from __future__ import annotations
 import anyio
 import click
 
-from mrun.cli.invocation import Invocation
+from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.shown import counted
 from mrun.engine.errors import NotFoundError
 from mrun.engine.store.views import WorkerStatus
 
@@ -14,7 +15,7 @@ from mrun.engine.store.views import WorkerStatus
 @click.argument("workers", metavar="[WORKER …]", nargs=-1)
 @click.option("--queues", metavar="Q1,Q2", default="", help="Only workers that listen to one of these. [default: all]")
 @click.option("--wait", "is_waiting", is_flag=True, help="Return when they have gone.")
-@click.pass_obj
+@takes_invocation
 def command(invocation: Invocation, workers: tuple[str, ...], queues: str, is_waiting: bool) -> None:
     """Ask workers to finish what they run and exit.
 
@@ -48,8 +49,6 @@ def command(invocation: Invocation, workers: tuple[str, ...], queues: str, is_wa
     found = anyio.run(run)
     output.data({"workers": found})
     output.ids(found)
-    output.say(
-        f"{len(found)} {'worker' if len(found) == 1 else 'workers'} {'stopped' if is_waiting else 'asked to stop'}"
-    )
+    output.say(f"{counted(len(found), 'worker')} {'stopped' if is_waiting else 'asked to stop'}")
     for name in found:
         output.say(f"  {name}")

@@ -8,7 +8,8 @@ import time
 import anyio
 import click
 
-from mrun.cli.invocation import Invocation
+from mrun.cli.commands.inspect import unheard
+from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.cli.shown import show_study, study_json
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
 from mrun.engine.errors import ExitCode
@@ -24,11 +25,12 @@ from mrun.engine.store.views import StudyStatus
     metavar="SECONDS",
     help="Give up after so long. [default: never]",
 )
-@click.pass_obj
+@takes_invocation
 def command(invocation: Invocation, study: str, timeout_s: float | None) -> None:
     """Wait for the end of a study.
 
-    Exit code 0 when every sample finished, 7 when some did not, 130 when the time was over first.
+    STUDY is an id, the beginning of one, a workspace, `last` or `all`. Nothing is run by this: workers do that. Exit
+    code 0 when every sample finished, 7 when some did not, 130 when the time was over first.
 
     \b
     Examples:
@@ -44,6 +46,8 @@ def command(invocation: Invocation, study: str, timeout_s: float | None) -> None
             async def studies() -> list[str]:
                 return found
 
+            for note in unheard(await session.views.inspect()):
+                invocation.output.note(note)
             with Display(invocation.output) as display:
                 return await wait_for_end(
                     session, studies, display, lambda: deadline is None or time.monotonic() < deadline

@@ -7,16 +7,17 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 
 import anyio
 import click
 import structlog
 
-from mrun.cli.invocation import Invocation
+from mrun import __version__
+from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.cli.logs import set_up_logging
+from mrun.cli.output import our_error
 from mrun.engine.enqueue import Order, queues_of
 from mrun.engine.errors import ExitCode, MrunError, UsageError
 from mrun.engine.ids import new_worker_id
@@ -39,9 +40,14 @@ log = structlog.get_logger()
 
 @click.command("work")
 @click.argument("spec", required=False, type=click.Path())
-@click.option("--queues", metavar="Q1,Q2", help="Queues to take samples from, the first first. [default: SPEC's]")
-@click.option("--slots", type=click.IntRange(1, 4096), help="Samples to run at once. [default: cores]")
-@click.option("--lease", "lease_s", metavar="SECONDS", help="Silence after which others take over. [default: 30]")
+@click.option("--queues", metavar="Q1,Q2", help="Queues (task_queue of steps) to take samples from. [default: SPEC's]")
+@click.option("--slots", type=click.IntRange(1, 4096), help="Scripts to run at once. [default: cores]")
+@click.option(
+    "--lease",
+    "lease_s",
+    metavar="SECONDS",
+    help="How long this worker may be silent before others take over what it ran. [default: 30]",
+)
 @click.option(
     "--exit-when-done", "is_exit_when_done", is_flag=True, help="Exit when all studies on the queues have ended."
 )
@@ -54,7 +60,7 @@ log = structlog.get_logger()
     show_default=True,
     help="Least important events to log.",
 )
-@click.pass_obj
+@takes_invocation
 def command(
     invocation: Invocation,
     spec: str | None,
@@ -89,6 +95,10 @@ def command(
         environment=step_environment(os.environ, settings, broker),
         ends_at_s=_allocation_end_s(os.environ, walltime_s),
     )
+    parent = os.environ.get("MRUN_PARENT", "")
+    if parent.isdigit() and os.getppid() != int(parent):
+        # `mrun run` was killed while this process started: from here on the guard is told when it dies.
+        sys.exit(ExitCode.TERMINATED)
     engine = functools.partial(_run_engine, invocation, settings, broker, options, log_level)
     code = run_guarded(engine, ends_with_parent="MRUN_PARENT" in os.environ)
     sys.exit(code)
@@ -127,14 +137,6 @@ def step_environment(environment: Mapping[str, str], settings: Settings, broker:
     return inherited | own | {"PATH": os.pathsep.join(dict.fromkeys(path))}
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
-
-
 def _run_engine(
     invocation: Invocation, settings: Settings, broker: Broker, options: WorkerOptions, log_level: str, link: GuardLink
 ) -> int:
@@ -142,15 +144,12 @@ def _run_engine(
     set_up_logging(log_level)
     try:
         anyio.run(_work, settings, broker, options, link)
-    except MrunError as error:
-        invocation.output.error(error)
-        return int(error.exit_code)
-    except BaseExceptionGroup as group:
-        errors = [error for error in _leaves(group) if isinstance(error, MrunError)]
-        if not errors:
+    except (MrunError, BaseExceptionGroup) as error:
+        ours = our_error(error)
+        if ours is None:
             raise
-        invocation.output.error(errors[0])
-        return int(errors[0].exit_code)
+        invocation.output.error(ours)
+        return int(ours.exit_code)
     return int(ExitCode.DONE)
 
 
@@ -163,7 +162,7 @@ async def _work(settings: Settings, broker: Broker, options: WorkerOptions, link
         queues=options.queues,
         slots=options.slots,
         ends_at_ms=round(1000 * (options.ends_at_s or 0)),
-        version=version("mrun"),
+        version=__version__,
     )
     client, bell_client = await open_broker(broker), await open_broker(broker, is_blocking=True)
     try:

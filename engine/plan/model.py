@@ -82,6 +82,8 @@ class PlanStep(msgspec.Struct, frozen=True):
     on_failure: str = "continue"
     max_losses: int = 3
     chunk: int | None = None
+    #: So many samples of each node may fail before the study is aborted; None: any number.
+    max_fails: int | None = None
     #: Number of the class (equal resources and walltime) that it belongs to.
     resource_class: int = 0
 

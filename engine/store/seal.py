@@ -6,6 +6,7 @@ deny, but not choose what runs.
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
 from pathlib import Path
@@ -20,6 +21,8 @@ _KEY_BYTES = 32
 _NONCE_BYTES = 12
 #: Version of the sealed form; the first byte of each.
 _VERSION = b"\x01"
+#: What a sealed text begins with where it stands among texts in the clear.
+_TEXT_MARK = "sealed:"
 
 
 class Seal:
@@ -47,6 +50,20 @@ class Seal:
                 f"study '{study}' was queued with another key than this user's ({part} can't be opened)",
                 hint="copy seal.key from the configuration directory of the machine that queued it",
             ) from error
+
+    def close_text(self, text: str, study: str, part: str) -> str:
+        """The sealed form as printable text."""
+        return _TEXT_MARK + base64.b64encode(self.close(text.encode(), study, part)).decode()
+
+    def open_text(self, text: str, study: str, part: str) -> str:
+        """What `close_text` sealed; a text that was never sealed is returned as it is. Raises as `open`."""
+        if not text.startswith(_TEXT_MARK):
+            return text
+        try:
+            sealed = base64.b64decode(text[len(_TEXT_MARK) :], validate=True)
+        except ValueError as error:
+            raise SealError(f"A sealed text of study '{study}' was changed ({part}).") from error
+        return self.open(sealed, study, part).decode(errors="replace")
 
 
 def _bound(study: str, part: str) -> bytes:

@@ -485,8 +485,9 @@ def _has_ended(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        # A zombie has ended, too; whoever inherited it may be slow to reap it.
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except (ProcessLookupError, PermissionError):
         return True
-    except PermissionError:
-        return True
-    return False
+    except FileNotFoundError:
+        return Path("/proc/self").exists()  # gone meanwhile; or a system without /proc, which tells nothing

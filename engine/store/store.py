@@ -7,8 +7,8 @@ server answers or the patience ends. Nothing here is cached but the scripts' dig
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib import resources
@@ -69,6 +69,8 @@ class Store:
         self.keys = Keys(namespace)
         self.patience_s = patience_s
         self._scripts: dict[str, tuple[str, str]] = {}
+        # Tokens grow, so that the server knows a late copy of an old request. From the clock: another store may follow.
+        self._tokens = itertools.count(time.time_ns() // 1000)
 
     # ------------------------------------------------------------------------------------------------- studies
 
@@ -103,7 +105,10 @@ class Store:
 
     async def purge(self, study: str) -> bool:
         """Forget a study with everything of it. False: it was not known."""
-        return bool(await self._run("purge", study) == b"ok")
+        answers = [await self._run("purge", study)]
+        while answers[-1] == b"more":
+            answers.append(await self._run("purge", study))
+        return bool(answers[0] != b"gone")
 
     async def load_plan(self, study: str, seal: Seal) -> Plan:
         """The plan as a worker needs it: without nodes and edges. Raises as `decode_plan`."""
@@ -114,12 +119,12 @@ class Store:
     # ------------------------------------------------------------------------------------------------- workers
 
     async def claim(self, worker: str, request: ClaimRequest) -> ClaimAnswer:
-        """Get ranges for free slots. A cancelled call may have claimed: the next beat puts that back."""
-        return _decode(await self._run("claim", worker, _new_token(), _encode(request)), ClaimAnswer)
+        """Get ranges for free slots. A cancelled call may have claimed: a beat after the next claim puts that back."""
+        return _decode(await self._run("claim", worker, next(self._tokens), _encode(request)), ClaimAnswer)
 
     async def settle(self, worker: str, settlements: Sequence[Settlement]) -> SettleAnswer:
         """Account outcomes and release what they make ready; one answer for each settlement."""
-        return _decode(await self._run("settle", worker, _new_token(), _encode(settlements)), SettleAnswer)
+        return _decode(await self._run("settle", worker, next(self._tokens), _encode(settlements)), SettleAnswer)
 
     async def hand_back(
         self, worker: str, claim: Claim, lo: int, *, is_started: bool = False, slow_ms: int = 0
@@ -198,10 +203,6 @@ class Store:
                     raise
             await anyio.sleep(pause_s * random.uniform(0.5, 1))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-
-def _new_token() -> str:
-    return secrets.token_hex(6)
 
 
 def _fact_fields(facts: WorkerFacts) -> list[str | int]:

@@ -13,6 +13,7 @@ import msgspec
 
 from mrun.engine.errors import NotFoundError
 from mrun.engine.plan.model import Plan, PlanStep
+from mrun.engine.records import failure_flags
 from mrun.engine.store.seal import Seal
 
 #: Children in one field: what a move reads and works off at once.
@@ -59,6 +60,8 @@ def _clear_steps(plan: Plan) -> Iterator[tuple[str, bytes]]:
                     after[step.index],
                     before[step.index],
                     round(step.retry_delay_s * 1000),
+                    int(failure_flags(step.on_failure)),
+                    -1 if step.max_fails is None else step.max_fails,
                 ]
             ),
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from mrun.engine.errors import MrunError, NotFoundError, SealError
+from mrun.engine.errors import NotFoundError, SealError
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 
@@ -198,6 +198,11 @@ class Views:
         roots = await self._facts(studies, "root")
         return [study for study, (root,) in zip(studies, roots, strict=True) if root == root_study]
 
+    async def queues_of(self, studies: Sequence[str]) -> set[str]:
+        """The queues of all of these studies' steps."""
+        facts = await self._facts(studies, "queues")
+        return {queue for (names,) in facts for queue in (names or "").split(",") if queue}
+
     async def failed_samples(self, study: str, most: int) -> list[FailedSample]:
         """Some of the samples that failed, with their reasons; unordered beyond `most`."""
         raw = await self._store.call("HGETALL", self._keys.reasons(study))
@@ -305,11 +310,10 @@ class Views:
         return [await self._store.call(*words) for words in calls]
 
     def _reason(self, text: bytes, study: str, node: int, sample: int) -> str:
-        if text[:1] != b"\x01":
-            return text.decode(errors="replace")
+        """What a worker sealed; or, in the clear, what a move noted by itself."""
         try:
-            return self._seal.open(text, study, f"reason:{node}:{sample}").decode(errors="replace")
-        except (SealError, MrunError):
+            return self._seal.open_text(text.decode(errors="replace"), study, f"reason:{node}:{sample}")
+        except SealError:
             return "(sealed under another key)"
 
 
@@ -330,7 +334,7 @@ def _step_status(fact: StepFacts, counts: dict[str, str], is_ended: bool) -> Ste
         nodes=fact.nodes,
         samples=total,
         waiting=total - sum(known.values()),
-        mean_s=int(counts["elapsed_ms"]) / timed / 1000 if timed else None,
+        mean_s=int(counts.get("elapsed_ms", 0)) / timed / 1000 if timed else None,
         **known,
     )
 

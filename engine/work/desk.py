@@ -75,7 +75,8 @@ class Desk:
         self.settle_wanted = Nudge()
         self.slot_freed = Nudge()
         self.beat_wanted = Nudge()
-        self.stop_changed = anyio.Event()
+        #: There may be work, or none any more for this worker: look, do not wait for a bell.
+        self.look_wanted = Nudge()
         #: When the next retry of this worker's samples is due, on the monotonic clock.
         self.due_at: float | None = None
 
@@ -99,8 +100,7 @@ class Desk:
                 held.end_now(Ending.DRAINED)
             else:
                 held.stop_after_current()
-        self.stop_changed.set()
-        for nudge in (self.settle_wanted, self.slot_freed, self.beat_wanted):
+        for nudge in (self.settle_wanted, self.slot_freed, self.beat_wanted, self.look_wanted):
             nudge.set()
 
     def note_due(self, due_ms: int) -> None:

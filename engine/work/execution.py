@@ -15,7 +15,7 @@ import msgspec
 
 from mrun.engine.errors import MrunError, WorkspaceError
 from mrun.engine.plan.render import NodeText
-from mrun.engine.records import Claim
+from mrun.engine.records import MAY_HAVE_STARTED, RESUMES, Claim
 from mrun.engine.work.processes import StepProcess, Watcher, spawn
 from mrun.engine.work.studies import WorkedStudy
 from mrun.launchers.base import Launcher
@@ -67,7 +67,7 @@ class Executor:
             directory = text.sample_directory(sample)
             is_again = not _make_directory(directory)
             files = _Files(directory, text.instance_name)
-            is_resumed = claim.resume == 1
+            is_resumed = claim.resume == RESUMES
             if is_again:
                 is_resumed = files.prepare_again(claim) or is_resumed
             values = study.samples.values(sample) if study.samples and text.step.uses_samples else ()
@@ -76,6 +76,10 @@ class Executor:
             with open(files.out, "ab", buffering=0) as out, open(files.err, "ab", buffering=0) as err:
                 command = self._launcher.command(script)
                 process = spawn(command, directory, environment, (out, err), self._watcher)
+        except FileNotFoundError as error:
+            # The kernel names the script also when it is the script's shell that is missing.
+            what = f"'{error.filename}'" if not _is_there(error.filename) else f"its shell '{text.shell}'"
+            raise StartError(f"Sample {sample} could not be started: there is no {what}.") from error
         except OSError as error:
             what = f" '{error.filename}'" if error.filename else ""
             raise StartError(f"Sample {sample} could not be started: {error.strerror}{what}.") from error
@@ -115,7 +119,8 @@ class _Files:
             Whether an execution that did not end by itself had started.
         """
         _unlink(self.marker)
-        if claim.losses == 0 or not os.path.exists(self.out):
+        may_have_started = claim.losses > 0 or claim.resume == MAY_HAVE_STARTED
+        if not may_have_started or not os.path.exists(self.out):
             return False
         for path in (self.out, self.err):
             with contextlib.suppress(FileNotFoundError):
@@ -156,6 +161,10 @@ def _write_script(path: str, text: str, is_again: bool) -> None:
         os.close(fd)
     if is_again:
         os.rename(target, path)
+
+
+def _is_there(path: str | None) -> bool:
+    return path is not None and os.path.exists(path)
 
 
 def _unlink(path: str) -> None:

@@ -26,6 +26,8 @@ from collections.abc import Callable
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: Sent by the kernel when the parent dies, maybe once for each of its threads; passed on once, as SIGTERM.
+_PARENT_DIED = signal.SIGUSR1
 
 
 class GuardLink:
@@ -62,7 +64,7 @@ def run_guarded(engine: Callable[[GuardLink], int], *, ends_with_parent: bool = 
     groups_read, groups_write = os.pipe()
     life_read, life_write = os.pipe()
     # Blocked over the fork, so that no signal meets a process that is not yet ready for it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, _PARENT_DIED))
     # Children from before the engine are none of its: the user's own server may be among them.
     spared = frozenset(_children())
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -73,14 +75,14 @@ def run_guarded(engine: Callable[[GuardLink], int], *, ends_with_parent: bool = 
         os.close(groups_read)
         os.close(life_write)
         os.setpgid(0, 0)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_FORWARDED, _PARENT_DIED))
         os._exit(_run_engine(engine, GuardLink(groups_write, life_read)))
     os.close(groups_write)
     os.close(life_read)
     if ends_with_parent:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _prctl(_PR_SET_PDEATHSIG, _PARENT_DIED)
         if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), _PARENT_DIED)
     return _Guard(pid, groups_read, spared).watch()
 
 
@@ -109,6 +111,7 @@ class _Guard:
         self._groups_fd = groups_fd
         self._groups: set[int] = set()
         self._rest = b""
+        self._is_parent_dead = False
 
     def watch(self) -> int:
         """Until the engine is gone and everything it left is killed; returns its code."""
@@ -117,23 +120,29 @@ class _Guard:
         os.set_blocking(wake_read, False)
         os.set_blocking(self._groups_fd, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (*_FORWARDED, signal.SIGCHLD):
+        for number in (*_FORWARDED, _PARENT_DIED, signal.SIGCHLD):
             # A handler of our own, that does nothing: the number arrives by the wake-up pipe.
             signal.signal(number, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_FORWARDED, _PARENT_DIED))
         status = None
         while status is None:
             # The time-out is for a SIGCHLD that came between fork and set_wakeup_fd.
             select.select([wake_read, self._groups_fd], [], [], 1.0)
             for received in _read_all(wake_read):
-                if received in _FORWARDED:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(self._engine, received)
+                self._pass_on(received)
             self._note_groups()
             status = self._reap()
         self._note_groups()
         self._end_the_rest()
         return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+
+    def _pass_on(self, number: int) -> None:
+        if number == _PARENT_DIED and not self._is_parent_dead:
+            self._is_parent_dead = True
+            number = signal.SIGTERM
+        if number in _FORWARDED:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._engine, number)
 
     def _note_groups(self) -> None:
         lines = (self._rest + _read_all(self._groups_fd)).split(b"\n")

@@ -12,7 +12,7 @@ import signal
 import msgspec
 
 from mrun.engine.plan.model import PlanStep
-from mrun.engine.records import Flags, SampleState
+from mrun.engine.records import Flags, SampleState, failure_flags
 
 
 class ReturnCode(enum.IntEnum):
@@ -68,11 +68,7 @@ def judge(end: Exit, step: PlanStep, attempt: int) -> Outcome:
 
 
 def _failed(step: PlanStep, reason: str, flags: Flags = Flags.NONE) -> Outcome:
-    if step.on_failure == "skip":
-        flags |= Flags.BLOCKING
-    elif step.on_failure == "abort":
-        flags |= Flags.BLOCKING | Flags.STOPS_STUDY
-    return Outcome(SampleState.FAILED, flags=flags, reason=reason)
+    return Outcome(SampleState.FAILED, flags=flags | failure_flags(step.on_failure), reason=reason)
 
 
 def _signal_name(number: int) -> str:

@@ -84,6 +84,8 @@ class Pulse:
         answer = await self._store.reclaim(self._desk.worker)
         for worker in answer.removed_workers:
             log.warning("worker_reclaimed", dead_worker=worker)
+            # The bell may have woken the dead one: a stopped process still waits in its read, and is served first.
+            self._desk.look_wanted.set()
         if answer.is_outage:
             log.warning("outage_noticed", why="nobody swept for a while: all leases begin anew")
         is_ours = answer.sweep_in_ms > 0

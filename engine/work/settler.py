@@ -65,7 +65,7 @@ class Settler:
         )
         await self._journal(held, record)
         sealed = tuple(
-            (sample, self._seal.close(reason.encode(), claim.study, f"reason:{claim.node}:{sample}"))
+            (sample, self._seal.close_text(reason, claim.study, f"reason:{claim.node}:{sample}"))
             for sample, reason in reasons
         )
         return msgspec.structs.replace(settlement, reasons=sealed)

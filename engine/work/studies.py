@@ -6,8 +6,10 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
-from mrun.engine.plan import JOURNAL_DIR, NodeText, SampleReader
 from mrun.engine.plan.model import Plan
+from mrun.engine.plan.places import JOURNAL_DIR
+from mrun.engine.plan.reader import SampleReader
+from mrun.engine.plan.render import NodeText
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 from mrun.engine.work.journal import JOURNAL_VERSION, Header, JournalWriter

@@ -66,15 +66,13 @@ class Worker:
                     await self._claim(running, slot)
                 settler.is_last = True
                 desk.settle_wanted.set()
-            await self._store.leave(desk.worker)
             life.cancel_scope.cancel()
+        # Only now: a beat after it would make the worker known again, for one lease.
+        await self._store.leave(desk.worker)
         studies.close()
         log.info("worker_stopped", worker=desk.worker)
-        if desk.options.is_exit_when_done and desk.refused and desk.stop is Stop.NONE:
-            study, why = next(iter(desk.refused.items()))
-            raise LauncherError(
-                f"Samples of study '{study}' could not be started: {why}", hint="mend it, then work again"
-            )
+        if desk.options.is_exit_when_done and desk.stop is Stop.NONE:
+            await self._tell_refused()
 
     async def _claim(self, running: TaskGroup, slot: Slot) -> None:
         """The claim duty: keep the slots busy until there is a reason to stop."""
@@ -112,17 +110,24 @@ class Worker:
         return not await self._views.has_unfinished(options.queues, options.root_study, set(self._desk.refused))
 
     async def _wait_for_work(self) -> None:
-        """Until a bell rings, a slot is freed, or the worker stops."""
+        """Until a bell rings, or another duty says that a look is worth while."""
         every_s = _LOOK_FOR_END_EVERY_S if self._desk.options.is_exit_when_done else _LOOK_EVERY_S
         async with anyio.create_task_group() as waiting:
 
-            async def until_stop() -> None:
-                await self._desk.stop_changed.wait()
+            async def listen() -> None:
+                await self._bells.wait(every_s)
                 waiting.cancel_scope.cancel()
 
-            waiting.start_soon(until_stop)
-            await self._bells.wait(every_s)
+            waiting.start_soon(listen)
+            await self._desk.look_wanted.wait(2 * every_s)
             waiting.cancel_scope.cancel()
+
+    async def _tell_refused(self) -> None:
+        """It exits because nothing is left but what it refused: that is no success."""
+        for study, why in self._desk.refused.items():
+            if await self._views.has_unfinished(self._desk.options.queues, study, ()):
+                message = f"Samples of study '{study}' could not be started. {why}"
+                raise LauncherError(message, hint="Mend it, then start a worker again: the study is still queued.")
 
     async def _watch_signals(self) -> None:
         """The first signal drains, the next one ends everything now."""

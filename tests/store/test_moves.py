@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mrun.engine.errors import NotFoundError
 from mrun.engine.records import OutcomeRun
 from mrun.engine.store.store import Store
 from tests.store.plans import IdleWorker, S, make_plan, submit
@@ -276,3 +277,131 @@ async def test_many_one_sample_settles_leave_one_entry_for_the_child(store: Stor
     await worker.drain()
     assert await store.client.xlen(store.keys.stream("nobody", study, 0)) == 1
     assert await step_counts(store, study, 1) == {"ready": 2000}
+
+
+async def test_hard_failure_of_the_last_sample_ends_the_study_once_and_as_failed(store: Store) -> None:
+    study = await submit(store, make_plan(1, S("a")))
+    worker = await worker_of(store)
+    (claim,) = await worker.claim()
+    await worker.settle(claim, OutcomeRun(1, "failed", flags=3))
+    assert await state_of(store, study) == "failed"
+    events = await store.client.xrange(store.keys.named("events"))
+    assert [fields[b"state"] for _, fields in events] == [b"failed"]
+
+
+async def test_retry_behind_a_hard_failure_of_the_same_claim_is_cancelled(store: Store) -> None:
+    study = await submit(store, make_plan(3, S("a", options={"chunk": 3})))
+    worker = await worker_of(store, slots=1)
+    (claim,) = await worker.claim()
+    runs = [OutcomeRun(1, "failed", flags=3), OutcomeRun(1, "retry"), OutcomeRun(1, "finished")]
+    await worker.settle(claim, *runs)
+    assert await state_of(store, study) == "failed"
+    assert await step_counts(store, study, 0) == {"finished": 1, "failed": 1, "cancelled": 1}
+
+
+async def test_worker_that_ran_the_stopping_sample_drains_whatever_else_it_serves(store: Store) -> None:
+    await submit(store, make_plan(1, S("a")))
+    worker = await worker_of(store, "w", ("q", "elsewhere"))
+    (claim,) = await worker.claim()
+    await worker.settle(claim, OutcomeRun(1, "finished", flags=4))
+    assert (await worker.beat()).request == "drain"
+
+
+async def test_stop_workers_code_of_the_last_sample_reaches_all_workers(store: Store) -> None:
+    # Given more workers than one move looks at, and a study that is over with the sample that stops them
+    await submit(store, make_plan(1, S("a")))
+    workers = [await worker_of(store, f"w{number:03}") for number in range(150)]
+    (claim,) = await workers[0].claim()
+    await workers[0].settle(claim, OutcomeRun(1, "finished", flags=4))
+    # When they beat, in an order that is not the one in which they are looked at
+    requests = {worker.name: (await worker.beat()).request for worker in reversed(workers)}
+    requests |= {worker.name: (await worker.beat()).request for worker in workers}
+    assert set(requests.values()) == {"drain"}
+
+
+async def test_sample_that_resumes_leaves_the_rest_of_its_claim_as_it_was(store: Store) -> None:
+    # Given a claim whose last sample had begun when it was handed back
+    await submit(store, make_plan(3, S("a", options={"chunk": 3})))
+    worker = await worker_of(store, slots=1)
+    (claim,) = await worker.claim()
+    await store.hand_back("w", claim, 2, is_started=True)
+    # When the others come back too
+    await store.leave("w")
+    other = await worker_of(store, "other")
+    claims = await other.drain()
+    assert {(c.lo, c.hi): c.resume for c in claims} == {(2, 3): 1, (0, 2): 0}
+
+
+async def test_worker_sees_the_studies_behind_many_that_it_does_not_want(store: Store) -> None:
+    # Given more streams of other studies than one look at a queue takes
+    for _ in range(70):
+        await submit(store, make_plan(1, S("a")), priority=1)
+    mine = await submit(store, make_plan(1, S("a")))
+    worker = await worker_of(store)
+    # When a worker asks for one study only
+    claims = await worker.claim(root_study=mine)
+    assert [claim.study for claim in claims] == [mine]
+
+
+async def test_one_call_claims_no_more_than_it_may(store: Store) -> None:
+    await submit(store, make_plan(1000, S("a", options={"chunk": 1})))
+    worker = await worker_of(store, slots=500)
+    assert len(await worker.claim()) == 64
+
+
+async def test_walltime_that_does_not_fit_is_passed_over(store: Store) -> None:
+    plan = make_plan(1, S("long", options={"resource_class": 0}), S("short", options={"resource_class": 1}))
+    await submit(store, plan, walltimes="[3600,60,0]")
+    worker = await worker_of(store, slots=4)
+    (claim,) = await worker.claim(time_left_ms=120_000)
+    assert claim.node == 1
+    (claim,) = await worker.claim(time_left_ms=-1)
+    assert claim.node == 0
+
+
+async def test_purge_without_any_worker_takes_every_key_of_a_wide_study(store: Store) -> None:
+    study = await submit(store, make_plan(9, S("a", rows=900), S("b", rows=900, after=("a",))))
+    assert await store.purge(study)
+    assert [key for key in await store.client.keys("*") if study.encode() in key] == []
+    assert await store.client.exists(store.keys.named("todo"), store.keys.named("queue:q")) == 0
+
+
+async def test_commit_that_comes_again_after_a_purge_revives_nothing(store: Store) -> None:
+    # Given a commit whose answer was lost, and a purge that is not done with the study's keys
+    plan = make_plan(9, S("a", rows=900))
+    study = await submit(store, plan)
+    fields = await store.client.hlen(store.keys.plan(study))
+    await store._run("purge", study)
+    assert await store.client.exists(store.keys.plan(study))
+    with pytest.raises(NotFoundError):
+        await store.commit(study, fields, ["name", "test"])
+    worker = await worker_of(store)
+    while await store.client.exists(store.keys.named("todo")):
+        assert await worker.claim() == []
+    assert await store.client.exists(store.keys.plan(study), store.keys.study(study)) == 0
+
+
+@pytest.mark.parametrize("size", [1_048_576, 2_097_152, 2_097_153])
+async def test_borders_of_chunks(store: Store, size: int) -> None:
+    # Given claims that touch and cross the border, settled from behind
+    study = await submit(store, make_plan(size, S("a", options={"chunk": 1_048_575}), S("b", after=("a",), queue="r")))
+    worker = await worker_of(store, slots=64)
+    claims = await worker.claim()
+    for claim in reversed(claims):
+        await worker.settle(claim, OutcomeRun(claim.hi - claim.lo, "finished"))
+    assert await step_counts(store, study, 0) == {"finished": size}
+    assert await store.client.keys(f"{store.keys.study(study)}:done:*") == []
+    # I expect one range for the child, whatever the order
+    entries = await store.client.xrange(store.keys.stream("r", study, 0))
+    assert [fields[b"t"] for _, fields in entries] == [f"1 0 {size} 0 0 0".encode()]
+
+
+async def test_retries_and_losses_of_a_study_that_stops_are_dropped(store: Store) -> None:
+    study = await submit(store, make_plan(4, S("a", options={"chunk": 1, "retry_delay_s": 60.0})))
+    worker = await worker_of(store, slots=2)
+    first, second = await worker.claim()
+    await worker.settle(first, OutcomeRun(1, "retry"))
+    assert (await store.cancel(study)).running == 1
+    await store.hand_back("w", second, second.lo)
+    assert await state_of(store, study) == "cancelled"
+    assert await store.client.exists(store.keys.named("later"), f"{store.keys.study(study)}:later") == 0

@@ -22,7 +22,8 @@ local is_known = call('ZSCORE', root .. 'workers', w)
 if not is_known and #facts == 0 then return cmsgpack.pack({'unknown', {}, {}, '', -1, -1}) end
 
 if not is_known then
-  call('UNLINK', worker, held_key(w))
+  -- It was reclaimed, or is new; it owns nothing, and what it may still have is for others.
+  remove_worker(w, 0, ITEMS)
   call('HSET', worker, 'started_at_ms', int(now), unpack(facts))
   local own = call('HMGET', worker, 'queues', 'slots')
   for q in string.gmatch(own[1] or '', '[^,]+') do call('HINCRBY', root .. 'slots', q, own[2]) end
@@ -48,13 +49,16 @@ end
 for _, claim in ipairs(call('HKEYS', held_key(w))) do
   if string.sub(claim, 1, 1) ~= '=' and not is_listed[claim] and tonumber(claim) <= highest then
     local r = read_claim(w, claim)
-    give_back(w, claim, r, r.lo, r.losses)
+    if r then give_back(w, claim, r, r.lo, r.losses) else call('HDEL', held_key(w), claim) end
   end
 end
 
 -- One worker tends: it sweeps four times in the shortest lease's half, so that a dead one is found in time, and an outage is
--- told from a death.
+-- told from a death. While the tender is dead, beats show that the server is there; a gap that is long already is left for
+-- the next sweep to see.
 local shortest = tonumber(call('ZRANGE', root .. 'leases', 0, 0, 'WITHSCORES')[2])
+local gap = now - tonumber(call('GET', root .. 'swept') or 0)
+if gap >= 0 and gap <= shortest / 2 then call('SET', root .. 'swept', int(now)) end
 local sweep_ms = max(50, floor(shortest / 8))
 local tender = call('GET', root .. 'tend')
 local sweep_in_ms = -1

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- claim: give a worker ranges of samples for its free slots.
 --
--- KEYS[1] root; ARGV[1] worker, [2] token of the request, [3] request as msgpack:
+-- KEYS[1] root; ARGV[1] worker, [2] token of the request, a number, [3] request as msgpack:
 --   [free slots, [queue, …] in the order to look, [study not wanted, …], root study or '' for any,
 --    milliseconds until the worker's allocation ends or -1]
 -- Returns msgpack [status, [[claim, study, node, lo, hi, attempt, losses, resume], …], more, due_ms]:
@@ -10,36 +10,48 @@
 --   due_ms  milliseconds until the next retry of any study is due, or -1
 -- Invariants: a range is in a stream, or in exactly one claim, or settled. A claim number is never used again: it follows
 -- the clock in microseconds, so that a server that lost its last second does not issue one twice.
--- Idempotent: the same token gets the same answer. Cost: O(claims) + one piece of todo.
+-- Idempotent: the same token gets the same answer. Tokens of a worker grow: an older one is a request that was sent again
+-- long ago, and its copy comes late; it claims nothing, for nobody would hear of it. Cost: O(claims) + one piece of todo.
 
-local w, token = ARGV[1], ARGV[2]
+-- Claims, entries read and streams looked at in one call.
+-- A bite that the user chose may be so long.
+local CHUNK_MS = 60000
+local FREE_MOST, READS_MOST, LOOK_MOST = 64, 128, 1024
+
+local w, token = ARGV[1], tonumber(ARGV[2])
 local request = cmsgpack.unpack(ARGV[3])
-local free, queues, unwanted, family, time_left = request[1], request[2], request[3], request[4], request[5]
+local free, queues, unwanted, family, time_left = min(request[1], FREE_MOST), request[2], request[3], request[4], request[5]
 local worker = root .. 'worker:' .. w
 if not call('ZSCORE', root .. 'workers', w) then return cmsgpack.pack({'unknown', {}, 0, -1}) end
 local facts = call('HMGET', worker, 'claim_token', 'claim_answer', 'request')
-if facts[1] == token then return facts[2] end
+local answered = tonumber(facts[1] or 0)
+if token == answered then return facts[2] end
+if token < answered then return cmsgpack.pack({'ok', {}, 0, -1}) end
 if facts[3] == 'drain' then return cmsgpack.pack({'drain', {}, 0, -1}) end
 
+local unfinished = {running = true, stopping = true}
 local avoid = {}
 for _, s in ipairs(unwanted) do avoid[s] = true end
 local claims = {}
 local last = max(tonumber(call('GET', root .. 'claims') or 0), now_us())
 
+local studies = {}
 local function wants(s, class)
-  if avoid[s] then return false end
-  local study = call('HMGET', study_key(s), 'state', 'root', 'walltimes')
-  if study[1] ~= 'running' or (family ~= '' and study[2] ~= family) then return false end
+  if not studies[s] then studies[s] = call('HMGET', study_key(s), 'state', 'root', 'walltimes') end
+  local study = studies[s]
+  if avoid[s] or study[1] ~= 'running' or (family ~= '' and study[2] ~= family) then return false end
   if time_left < 0 then return true end
-  local walltime_s = cjson.decode(study[3])[tonumber(class) + 1]
+  local walltime_s = cjson.decode(study[3] or '[]')[tonumber(class) + 1] or 0
   return walltime_s == 0 or walltime_s * 1000 <= time_left
 end
 
 -- How many samples one claim takes: about a second of work, and never so many that other slots would go without.
 local function bite(s, node, task)
   if task.losses > 0 then return 1 end
-  if node.chunk > 0 then return node.chunk end
-  local pace_ms = tonumber(call('HGET', node_key(s, node.n), 'pace_ms') or BITE_MS)
+  local known_ms = tonumber(call('HGET', node_key(s, node.n), 'pace_ms'))
+  -- The user's own bite: only slow samples make it smaller.
+  if node.chunk > 0 then return max(1, min(node.chunk, floor(CHUNK_MS / max(known_ms or 0, 1)))) end
+  local pace_ms = known_ms or BITE_MS
   local slots = max(1, tonumber(call('HGET', root .. 'slots', node.queue) or 1))
   local share = floor((task.hi - task.lo) / (2 * slots))
   return max(1, min(floor(BITE_MS / max(pace_ms, 0.01)), share, BITE_MOST))
@@ -79,40 +91,91 @@ local function take(s, stream, entry, task)
   end
 end
 
+-- The group was destroyed from outside: make it anew, after the last entry that a claim comes from. Entries are delivered in
+-- the order of their ids, so what is left undelivered stands behind it. O(workers and their claims), but only then.
+local function renew_group(stream, queue, s, class)
+  local last, last_ms, last_number = '0', -1, -1
+  local prefix = '=' .. queue .. ' ' .. s .. ' ' .. class .. ' '
+  for _, other in ipairs(call('ZRANGE', root .. 'workers', 0, -1)) do
+    for _, field in ipairs(call('HKEYS', held_key(other))) do
+      local id = string.sub(field, 1, #prefix) == prefix and string.sub(field, #prefix + 1)
+      local ms, number = string.match(id or '', '^(%d+)%-(%d+)$')
+      ms, number = tonumber(ms or -1), tonumber(number or -1)
+      if ms > last_ms or (ms == last_ms and number > last_number) then last, last_ms, last_number = id, ms, number end
+    end
+  end
+  call('XGROUP', 'CREATE', stream, 'workers', last)
+end
+
+-- The next entry of a stream; nil when it has none, and false when it is lost: a queue's zset names only streams that are.
+local function read_one(stream, queue, s, class)
+  if call('TYPE', stream).ok ~= 'stream' then return false end
+  call('SADD', streams_key(w), stream)
+  local words = {'XREADGROUP', 'GROUP', 'workers', w, 'COUNT', 1, 'STREAMS', stream, '>'}
+  local reply = redis.pcall(unpack(words))
+  if reply and reply.err then
+    renew_group(stream, queue, s, class)
+    reply = call(unpack(words))
+  end
+  return reply and reply[1][2][1] or nil
+end
+
 -- Read one entry of a stream. False when it has none.
 local function serve(queue, s, class)
   local stream = stream_key(queue, s, class)
-  local reply = call('EXISTS', stream) == 1
-    and call('XREADGROUP', 'GROUP', 'workers', w, 'COUNT', 1, 'STREAMS', stream, '>')
+  local entry = read_one(stream, queue, s, class)
+  local task = entry and parse_task(entry[2] and entry[2][2])
   local member = s .. ':' .. class
-  if not reply then
-    call('ZREM', root .. 'queue:' .. queue, member)
-    return false
-  end
-  local entry = reply[1][2][1]
-  local task = parse_task(entry[2] and entry[2][2])
-  if task and node_of(s, task.node) then
-    take(s, stream, entry[1], task)
-  else
+  if entry and not (task and node_of(s, task.node)) then
     call('XACK', stream, 'workers', entry[1])
     call('XDEL', stream, entry[1])
+    entry = false
   end
+  if not entry then
+    call('ZREM', root .. 'queue:' .. queue, member)
+    if entry == false then
+      fail_planless(s)
+      studies[s] = nil
+    end
+    return false
+  end
+  take(s, stream, entry[1], task)
   local turn = call('INCR', root .. 'turn')
   local priority = tonumber(call('HGET', study_key(s), 'priority') or 0)
   call('ZADD', root .. 'queue:' .. queue, 'XX', int(-priority * 4294967296 + turn), member)
   return true
 end
 
+-- Serve the first stream of a queue, from a rank on, that this worker wants. Returns its rank, or nil when there is none.
+local function serve_first(queue, rank)
+  local looked = 0
+  while looked < LOOK_MOST do
+    local members = call('ZRANGE', root .. 'queue:' .. queue, rank, rank + 63)
+    for _, member in ipairs(members) do
+      local s, class = string.match(member, '^(.*):(%d+)$')
+      if wants(s, class) then
+        if serve(queue, s, class) then return rank end
+      elseif unfinished[studies[s][1]] then
+        rank = rank + 1
+      else
+        -- Its study is gone, or has ended: what is left of it here is nobody's.
+        call('UNLINK', stream_key(queue, s, class))
+        call('ZREM', root .. 'queue:' .. queue, member)
+      end
+    end
+    looked = looked + #members
+    if #members < 64 then return nil end
+  end
+  return nil
+end
+
 is_resuming = true
 local due_ms = put_due()
+local reads = 0
 for _, queue in ipairs(queues) do
-  local is_served = true
-  while free > 0 and is_served do
-    is_served = false
-    for _, member in ipairs(call('ZRANGE', root .. 'queue:' .. queue, 0, 63)) do
-      local s, class = string.match(member, '^(.*):(%d+)$')
-      if free > 0 and not is_served and wants(s, class) then is_served = serve(queue, s, class) end
-    end
+  local rank = 0
+  while free > 0 and reads < READS_MOST and rank do
+    rank, reads = serve_first(queue, rank), reads + 1
   end
   -- Wake the next one if there is more; not when nothing here was for this worker, or it would wake itself for ever.
   if #claims > 0 and call('ZCARD', root .. 'queue:' .. queue) > 0 then ring(queue) end
@@ -120,8 +183,6 @@ end
 finish_move()
 local more = call('EXISTS', root .. 'todo')
 local answer = cmsgpack.pack({'ok', claims, more, due_ms})
-if #claims > 0 then
-  call('SET', root .. 'claims', int(last))
-  call('HSET', worker, 'claim_token', token, 'claim_answer', answer)
-end
+if #claims > 0 then call('SET', root .. 'claims', int(last)) end
+call('HSET', worker, 'claim_token', int(token), 'claim_answer', answer)
 return answer

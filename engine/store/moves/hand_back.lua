@@ -12,7 +12,7 @@ if not r then return 'lost' end
 if from >= r.hi then return 'ok' end
 if from < r.lo then return 'lost' end
 
-if slow_ms > 0 and call('EXISTS', study_key(r.s)) == 1 then
+if slow_ms > 0 and call('HGET', study_key(r.s), 'state') == 'running' then
   call('HSET', node_key(r.s, r.node), 'pace_ms', int(max(slow_ms, BITE_MS)))
 end
 if is_started and r.hi - from > 1 then
@@ -21,9 +21,6 @@ if is_started and r.hi - from > 1 then
   give_back(w, claim, r, from + 1, r.losses)
   r = read_claim(w, claim)
 end
-if r then
-  if is_started then r.resume = 1 end
-  give_back(w, claim, r, from, r.losses)
-end
+if r then give_back(w, claim, r, from, r.losses, is_started and 1) end
 finish_move()
 return 'ok'

@@ -32,6 +32,15 @@ local function node_key(s, n) return root .. 'study:' .. s .. ':node:' .. n end
 local function step_key(s, i) return root .. 'study:' .. s .. ':step:' .. i end
 local function stream_key(queue, s, class) return root .. 'queue:' .. queue .. ':' .. s .. ':' .. class end
 local function held_key(w) return root .. 'worker:' .. w .. ':held' end
+-- The streams in which a worker is known as a consumer.
+local function streams_key(w) return root .. 'worker:' .. w .. ':streams' end
+
+-- What msgpack text holds, or nil: what was damaged from outside must not raise here, or every worker would stumble over it.
+local function unpacked(raw)
+  if not raw then return nil end
+  local is_ok, value = pcall(cmsgpack.unpack, raw)
+  return is_ok and type(value) == 'table' and value or nil
+end
 
 -- ---------------------------------------------------------------------------------------------------- counters
 
@@ -67,8 +76,7 @@ end
 local plans = {}
 
 local function plan_field(s, field)
-  local raw = call('HGET', study_key(s) .. ':plan', field)
-  return raw and cmsgpack.unpack(raw)
+  return unpacked(call('HGET', study_key(s) .. ':plan', field))
 end
 
 local function step_of(s, i)
@@ -76,7 +84,8 @@ local function step_of(s, i)
   if not plans[key] then
     local f = plan_field(s, 'step:' .. i)
     plans[key] = f and {size = f[1], class = f[2], max_losses = f[3], chunk = f[4], first_node = f[5], nodes = f[6],
-                        after = f[7], barriers = f[8], delay_ms = f[9]}
+                        after = f[7], barriers = f[8], delay_ms = f[9], dead_flags = f[10] or 0,
+                        max_fails = f[11] or -1}
   end
   return plans[key]
 end
@@ -87,8 +96,8 @@ local function node_of(s, n)
   local key = s .. ':n' .. n
   if not plans[key] then
     local f = plan_field(s, 'node:' .. n)
-    if not f then return nil end
-    local step = step_of(s, f[1])
+    local step = f and step_of(s, f[1])
+    if not step then return nil end
     plans[key] = {n = n, step = f[1], queue = f[2], waits = f[3] + step.barriers, each_parents = f[4], each_chunks = f[5],
                   all_chunks = f[6], size = step.size, class = step.class, max_losses = step.max_losses,
                   chunk = step.chunk, is_gated = f[3] + step.barriers > 0 or #f[4] > 1}
@@ -142,7 +151,7 @@ local function find(s, node, kind, lo, hi, want)
     else
       local key = bits_key(s, node.n, kind, c)
       local at = call('BITPOS', key, want, lo - base, stop - 1 - base, 'BIT')
-      if at >= 0 then return base + at end
+      if at >= 0 then return base + max(at, lo - base) end
       if want == 0 then
         -- BITPOS looks only at bytes that are there; what follows them is zero.
         local length = call('STRLEN', key) * 8
@@ -174,22 +183,20 @@ local function put(s, node, task)
   local open = study_key(s) .. ':open:' .. node.n
   local tag = task.attempt .. ':' .. task.losses .. ':' .. task.resume .. ':'
   local lo, hi = task.lo, task.hi
-  local left = call('HGET', open, tag .. '>' .. int(lo))
-  if left then
-    local id, from = string.match(left, '^(%S+) (%d+)$')
+  local id, from = string.match(call('HGET', open, tag .. '>' .. int(lo)) or '', '^(%d+%-%d+) (%d+)$')
+  if id then
     call('XDEL', stream, id)
     call('HDEL', open, tag .. '>' .. int(lo))
     lo = tonumber(from)
   end
-  local right = call('HGET', open, tag .. '<' .. int(hi))
-  if right then
-    local id, upto = string.match(right, '^(%S+) (%d+)$')
-    call('XDEL', stream, id)
+  local next_id, upto = string.match(call('HGET', open, tag .. '<' .. int(hi)) or '', '^(%d+%-%d+) (%d+)$')
+  if next_id then
+    call('XDEL', stream, next_id)
     call('HDEL', open, tag .. '<' .. int(hi), tag .. '>' .. upto)
     hi = tonumber(upto)
   end
   local is_new = call('EXISTS', stream) == 0
-  local id = call('XADD', stream, '*', 't',
+  id = call('XADD', stream, '*', 't',
     node.n .. ' ' .. int(lo) .. ' ' .. int(hi) .. ' ' .. task.attempt .. ' ' .. task.losses .. ' ' .. task.resume)
   if is_new then call('XGROUP', 'CREATE', stream, 'workers', '0') end
   call('HSET', open, tag .. '<' .. int(lo), id .. ' ' .. int(hi), tag .. '>' .. int(hi), id .. ' ' .. int(lo))
@@ -221,8 +228,15 @@ local function is_stopping(s) return call('HGET', study_key(s), 'state') == 'sto
 
 -- Nothing more of the study is claimed; it ends when its last running sample has.
 local function stop_study(s, outcome, why, is_kill)
+  if call('HGET', study_key(s), 'state') ~= 'running' then return end
   call('HSET', study_key(s), 'state', 'stopping', 'outcome', outcome, 'why', why, 'kill', is_kill)
   plan_action(s, 'drop', 0)
+end
+
+-- The plan of a running study is gone or can't be read: it can't come to its end, and says why.
+local function fail_planless(s)
+  stop_study(s, 'failed', 'the server lost a part of its plan or of its tasks', 0)
+  plan_action(s, 'idle')
 end
 
 local function end_if_idle(s)
@@ -231,8 +245,18 @@ local function end_if_idle(s)
   if study[1] == 'stopping' and running <= 0 then end_study(s) end
 end
 
+-- More samples of a node failed than its step allows: the study stops.
+local function keep_max_fails(s, node, by)
+  local most = step_of(s, node.step).max_fails
+  if most >= 0 and call('HINCRBY', node_key(s, node.n), 'fails', by) > most then
+    stop_study(s, 'failed', 'more than ' .. most .. ' samples of node ' .. node.n .. ' failed (max_fails)', 0)
+  end
+end
+
 -- Settle [lo, hi) of a node: mark, count, and note what that completes. `state` is the samples' last.
 local function account(s, node, lo, hi, state, is_blocking)
+  -- First: if this is the study's last sample, the study ends below, and is to end as failed.
+  if state == 'failed' or state == 'dead' then keep_max_fails(s, node, hi - lo) end
   mark(s, node, 'done', lo, hi)
   if is_blocking then mark(s, node, 'bad', lo, hi) end
   count_samples(s, node, state, hi - lo)
@@ -299,6 +323,7 @@ end
 
 -- One of the things that this node waits for is complete.
 local function meet(s, node, is_doomed)
+  if not node then return fail_planless(s) end
   if is_doomed == 1 then call('HSET', node_key(s, node.n), 'is_doomed', 1) end
   if call('HINCRBY', node_key(s, node.n), 'met', 1) < node.waits then return end
   local doomed = call('HGET', node_key(s, node.n), 'is_doomed')
@@ -319,7 +344,8 @@ local read_claim
 function work.settled(s, items, n, c, lo, hi)
   local node = node_of(s, n)
   while c < node.each_chunks do
-    for i, child in ipairs(plan_field(s, 'each:' .. n .. ':' .. c)) do
+    local children = plan_field(s, 'each:' .. n .. ':' .. c) or {}
+    for i, child in ipairs(children) do
       local kid = node_of(s, child)
       local from = lo
       if kid and is_met(s, kid) then from, items = advance(s, kid, lo, hi, items) else from = hi end
@@ -327,8 +353,7 @@ function work.settled(s, items, n, c, lo, hi)
       if from < hi then plan_action(s, 'advance', child, from, hi) end
       if items <= 0 then
         -- What follows in this chunk goes one by one: a chunk is short.
-        local rest = plan_field(s, 'each:' .. n .. ':' .. c)
-        for j = i + 1, #rest do plan_action(s, 'advance', rest[j], lo, hi) end
+        for j = i + 1, #children do plan_action(s, 'advance', children[j], lo, hi) end
         if c + 1 < node.each_chunks then plan_action(s, 'settled', n, c + 1, lo, hi) end
         return 0
       end
@@ -349,7 +374,7 @@ end
 -- Every sample of node n is settled: its other children have one thing less to wait for.
 function work.complete(s, items, n, c, is_doomed)
   local node = node_of(s, n)
-  for _, child in ipairs(plan_field(s, 'all:' .. n .. ':' .. c)) do
+  for _, child in ipairs(plan_field(s, 'all:' .. n .. ':' .. c) or {}) do
     meet(s, node_of(s, child), is_doomed)
     items = items - 1
   end
@@ -417,50 +442,56 @@ function work.drop(s, items, i)
   return items
 end
 
--- Workers that hold a claim of the study, or listen only to its queues, are asked to drain (exit code 105).
-function work.stop_workers(s, items, rank)
+-- Workers that hold a claim of the study, or listen only to its queues, are asked to drain (exit code 105). Who they may be is
+-- noted at once: the study may be over before the last of them is looked at, and ranks move with every beat.
+function work.stop_workers(s, items)
   local ours, i = {}, 0
   local parts = plan_field(s, 'streams:0')
   while parts do
-    for _, pair in ipairs(parts) do ours[pair[1]] = true end
+    for _, pair in ipairs(parts) do ours[pair[1]] = 1 end
     i = i + 1
     parts = plan_field(s, 'streams:' .. i)
   end
-  local names = call('ZRANGE', root .. 'workers', rank, rank + 19)
+  local names = call('ZRANGE', root .. 'workers', 0, -1)
+  for from = 1, #names, 20 do
+    plan_action(s, 'drain_workers', {unpack(names, from, min(#names, from + 19))}, ours)
+  end
+  return items - 1
+end
+
+function work.drain_workers(s, items, names, ours)
   for _, w in ipairs(names) do
     local queues = call('HGET', root .. 'worker:' .. w, 'queues')
     local is_ours = queues ~= false
-    for q in string.gmatch(queues or '', '[^,]+') do is_ours = is_ours and ours[q] end
+    for q in string.gmatch(queues or '', '[^,]+') do is_ours = is_ours and ours[q] ~= nil end
     for _, field in ipairs(call('HKEYS', held_key(w))) do
-      if string.sub(field, 1, 1) ~= '=' and read_claim(w, field).s == s then is_ours = true end
+      local r = string.sub(field, 1, 1) ~= '=' and read_claim(w, field)
+      if r and r.s == s then is_ours = true end
     end
-    if is_ours then call('HSET', root .. 'worker:' .. w, 'request', 'drain') end
+    if is_ours and call('ZSCORE', root .. 'workers', w) then call('HSET', root .. 'worker:' .. w, 'request', 'drain') end
     items = items - 5
   end
-  if #names == 20 then plan_action(s, 'stop_workers', rank + 20) end
   return items
 end
 
 -- The keys of a study that has ended (`why` ended: its counters stay a while) or was purged (`why` purged: nothing does).
 function work.clean(s, items, why, n)
-  local shape = plan_field(s, 'shape')
-  if shape then
-    while n < shape[1] and items > 0 do
-      local node = node_of(s, n)
-      local keys = {node_key(s, n), study_key(s) .. ':open:' .. n}
-      for c = 0, floor((node.size - 1) / CHUNK) do
-        for _, kind in ipairs({'done', 'bad', 'out'}) do keys[#keys + 1] = bits_key(s, n, kind, c) end
-      end
-      for from = 1, #keys, 500 do call('UNLINK', unpack(keys, from, min(#keys, from + 499))) end
-      n, items = n + 1, items - 1 - #keys / 10
+  -- Without its plan (lost, or cleaned before) it is not known which nodes there were.
+  local shape = plan_field(s, 'shape') or {0, tonumber(call('HGET', study_key(s), 'step_count') or 0)}
+  while n < shape[1] and items > 0 do
+    local node = node_of(s, n)
+    local keys = {node_key(s, n), study_key(s) .. ':open:' .. n}
+    for c = 0, node and floor((node.size - 1) / CHUNK) or -1 do
+      for _, kind in ipairs({'done', 'bad', 'out'}) do keys[#keys + 1] = bits_key(s, n, kind, c) end
     end
-    if n < shape[1] then plan_action(s, 'clean', why, n); return items end
-    for i = 0, shape[2] - 1 do
-      if why == 'purged' then call('UNLINK', step_key(s, i)) else call('EXPIRE', step_key(s, i), KEEP_S) end
-    end
-    plan_action(s, 'clean_streams', why, 0)
-    return items
+    for from = 1, #keys, 500 do call('UNLINK', unpack(keys, from, min(#keys, from + 499))) end
+    n, items = n + 1, items - 1 - #keys / 10
   end
+  if n < shape[1] then plan_action(s, 'clean', why, n); return items end
+  for i = 0, shape[2] - 1 do
+    if why == 'purged' then call('UNLINK', step_key(s, i)) else call('EXPIRE', step_key(s, i), KEEP_S) end
+  end
+  plan_action(s, 'clean_streams', why, 0)
   return items - 1
 end
 
@@ -497,11 +528,23 @@ local function take_todo()
   local s = call('ZRANGE', root .. 'todo', 0, 0)[1]
   if not s then return false end
   local key = study_key(s) .. ':todo'
-  local raw = call('LPOP', key)
+  local a = unpacked(call('LPOP', key))
   if call('EXISTS', key) == 0 then call('ZREM', root .. 'todo', s) end
-  if not raw then return false end
-  actions[#actions + 1] = {s = s, a = cmsgpack.unpack(raw)}
+  if not a then return false end
+  actions[#actions + 1] = {s = s, a = a}
   return true
+end
+
+-- May this piece be done? What releases samples is void once the study has stopped; its plan may be lost.
+local function is_due(s, a)
+  if not work[a[1]] then return false end
+  if not releases[a[1]] then return true end
+  if call('HGET', study_key(s), 'state') ~= 'running' then return false end
+  if a[1] == 'roots' or (a[1] == 'barrier' and step_of(s, a[2])) or (a[1] ~= 'barrier' and node_of(s, a[2])) then
+    return true
+  end
+  fail_planless(s)
+  return false
 end
 
 -- Work off `actions`, then write the counters. Every move that changes anything ends with this.
@@ -510,7 +553,7 @@ local function finish_move()
   while items > 0 and (actions[i] or take_todo()) do
     local s, a = actions[i].s, actions[i].a
     if string.sub(a[1], 1, 5) == 'clean' then write_tally() end
-    if not releases[a[1]] or call('HGET', study_key(s), 'state') == 'running' then
+    if is_due(s, a) then
       items = work[a[1]](s, items, a[2], a[3], a[4], a[5])
     end
     i = i + 1
@@ -551,10 +594,14 @@ local function put_due()
     else
       for _, member in ipairs(call('ZRANGE', later, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 64)) do
         local task = parse_task(member)
-        local node = node_of(s, task.node)
-        count_samples(s, node, 'retrying', task.lo - task.hi)
-        count_samples(s, node, 'ready', task.hi - task.lo)
-        put(s, node, task)
+        local node = task and node_of(s, task.node)
+        if node then
+          count_samples(s, node, 'retrying', task.lo - task.hi)
+          count_samples(s, node, 'ready', task.hi - task.lo)
+          put(s, node, task)
+        else
+          fail_planless(s)
+        end
         call('ZREM', later, member)
       end
     end
@@ -567,12 +614,11 @@ end
 
 -- ----------------------------------------------------------------------------------------------------------- claims
 -- worker:<w>:held maps a claim number to a record, and `=<queue> <study> <class> <entry>` to how many claims came from that
--- entry: it stays pending until the last of them has ended.
+-- entry: it stays pending until the last of them has ended. A record that can't be read is none.
 
 function read_claim(w, claim)
-  local raw = call('HGET', held_key(w), claim)
-  if not raw then return nil end
-  local f = cmsgpack.unpack(raw)
+  local f = unpacked(call('HGET', held_key(w), claim))
+  if not f or not f[9] then return nil end
   return {s = f[1], queue = f[2], class = f[3], entry = f[4], node = f[5], lo = f[6], hi = f[7], attempt = f[8],
           losses = f[9], resume = f[10]}
 end
@@ -593,19 +639,23 @@ local function end_claim(w, claim, r)
   call('XDEL', stream, r.entry)
   if call('XLEN', stream) == 0 then
     call('UNLINK', stream)
+    call('SREM', streams_key(w), stream)
     call('ZREM', root .. 'queue:' .. r.queue, r.s .. ':' .. r.class)
   end
 end
 
 -- Give [lo, r.hi) of a claim back, and end it if nothing of it is left. What was given back is put again, or dropped when
--- the study takes no more.
-local function give_back(w, claim, r, lo, losses)
+-- the study takes no more. `resume` is that of what is given back, if it is not the claim's.
+local function give_back(w, claim, r, lo, losses, resume)
   local node = node_of(r.s, r.node)
   local state = call('HGET', study_key(r.s), 'state')
   if node and state then count_samples(r.s, node, 'running', lo - r.hi) end
+  if state and not node then count(study_key(r.s), 'running', lo - r.hi); fail_planless(r.s) end
   if node and state == 'running' and lo < r.hi then
     if losses > r.losses and r.hi - lo == 1 and node.max_losses > 0 and losses >= node.max_losses then
-      account(r.s, node, lo, r.hi, 'dead', false)
+      local flags = step_of(r.s, node.step).dead_flags
+      if flags % 4 >= 2 then stop_study(r.s, 'failed', 'sample ' .. int(lo) .. ' of node ' .. node.n .. ' is dead', 0) end
+      account(r.s, node, lo, r.hi, 'dead', flags % 2 == 1)
       local key = study_key(r.s) .. ':reasons'
       if call('HLEN', key) < REASONS_MOST then
         call('HSET', key, r.node .. ':' .. int(lo), 'lost ' .. losses .. ' workers')
@@ -613,7 +663,7 @@ local function give_back(w, claim, r, lo, losses)
       if node.each_chunks > 0 then plan_action(r.s, 'settled', node.n, 0, lo, r.hi) end
     else
       count_samples(r.s, node, 'ready', r.hi - lo)
-      put(r.s, node, {lo = lo, hi = r.hi, attempt = r.attempt, losses = losses, resume = r.resume})
+      put(r.s, node, {lo = lo, hi = r.hi, attempt = r.attempt, losses = losses, resume = resume or r.resume})
     end
   end
   if lo <= r.lo then
@@ -627,30 +677,30 @@ end
 
 function work.idle(s, items) end_if_idle(s); return items - 1 end
 
--- Everything that a worker leaves behind. `loss` is 1 if its claims count as lost. At most ITEMS claims a call; returns 1
--- when it is gone.
-local function remove_worker(w, loss)
-  local done = 0
+-- Everything that a worker leaves behind. `loss` is 1 if its claims count as lost. At most `most` claims; returns whether it
+-- is gone, and how many claims more the caller may give back.
+local function remove_worker(w, loss, most)
   for _, field in ipairs(call('HKEYS', held_key(w))) do
     if string.sub(field, 1, 1) ~= '=' then
-      if done >= ITEMS / 2 then return 0 end
+      if most <= 0 then return false, 0 end
       local r = read_claim(w, field)
-      give_back(w, field, r, r.lo, r.losses + loss)
-      done = done + 1
+      -- 2: what is not counted as a loss may have been started all the same.
+      if r then give_back(w, field, r, r.lo, r.losses + loss, r.resume == 0 and loss == 0 and 2 or nil) end
+      most = most - 1
     end
   end
+  for _, stream in ipairs(call('SPOP', streams_key(w), ITEMS / 2)) do
+    -- pcall: the stream may be gone. With an entry pending, its consumer must stay: it would go with it.
+    local pending = redis.pcall('XPENDING', stream, 'workers', '-', '+', 1, w)
+    if not pending.err and #pending == 0 then call('XGROUP', 'DELCONSUMER', stream, 'workers', w) end
+  end
+  if call('EXISTS', streams_key(w)) == 1 then return false, most end
   local facts = call('HMGET', root .. 'worker:' .. w, 'queues', 'slots')
   for q in string.gmatch(facts[1] or '', '[^,]+') do
     if call('HINCRBY', root .. 'slots', q, -tonumber(facts[2] or 0)) <= 0 then call('HDEL', root .. 'slots', q) end
-    for _, member in ipairs(call('ZRANGE', root .. 'queue:' .. q, 0, 49)) do
-      local stream = root .. 'queue:' .. q .. ':' .. member
-      if call('EXISTS', stream) == 1 and #call('XPENDING', stream, 'workers', '-', '+', 1, w) == 0 then
-        call('XGROUP', 'DELCONSUMER', stream, 'workers', w)
-      end
-    end
   end
   call('UNLINK', root .. 'worker:' .. w, held_key(w))
   call('ZREM', root .. 'workers', w)
   call('ZREM', root .. 'leases', w)
-  return 1
+  return true, most
 end

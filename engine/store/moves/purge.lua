@@ -2,17 +2,26 @@
 -- purge: forget a study with everything of it, whatever its state. Workers that run samples of it hear that they are lost.
 --
 -- KEYS[1] root; ARGV[1] study.
--- Returns 'ok', or 'gone'. Invariant: from here on every other move answers `gone` for the study; its last key goes with the
--- last piece of todo. Idempotent. Cost: O(steps), its keys are deleted in pieces.
+-- Returns 'ok', 'more' (keys are left: call again, or leave the rest to any worker), or 'gone'. Invariant: from here on every
+-- other move answers `gone` for the study, and it can't be committed again; its last key goes with the last piece of todo.
+-- Idempotent. Cost: O(steps), its keys are deleted in pieces.
 
 local s = ARGV[1]
 local key = study_key(s)
-if call('EXISTS', key) == 0 then return 'gone' end
-for i = 0, tonumber(call('HGET', key, 'step_count') or 0) - 1 do call('UNLINK', step_key(s, i)) end
-call('UNLINK', key, key .. ':todo', key .. ':reasons')
-call('ZREM', root .. 'studies', s)
-call('ZREM', root .. 'todo', s)
-local ended = call('EXISTS', key .. ':plan') == 0
-if not ended then plan_action(s, 'clean', 'purged', 0) end
+if call('EXISTS', key) == 1 then
+  for i = 0, tonumber(call('HGET', key, 'step_count') or 0) - 1 do call('UNLINK', step_key(s, i)) end
+  call('UNLINK', key, key .. ':todo', key .. ':reasons')
+  call('ZREM', root .. 'studies', s)
+  call('ZREM', root .. 'todo', s)
+  -- A commit whose reply was lost may come again: let it find the plan incomplete.
+  call('HDEL', key .. ':plan', 'sealed:plan')
+  plan_action(s, 'clean', 'purged', 0)
+else
+  local a = unpacked(call('LPOP', key .. ':todo'))
+  if not a then return 'gone' end
+  actions[1] = {s = s, a = a}
+end
 finish_move()
+if call('EXISTS', key .. ':todo') == 1 then return 'more' end
+call('ZREM', root .. 'todo', s)
 return 'ok'

@@ -21,9 +21,9 @@ if facts[1] == token then return facts[2] end
 
 local groups = cmsgpack.unpack(ARGV[3])
 for _, g in ipairs(groups) do
-  local n = 0
-  for _, run in ipairs(g[4]) do n = n + run[1] end
-  if n ~= g[3] - g[2] then return redis.error_reply('ERR settle: runs do not add up') end
+  local n, is_sound = 0, g[5] >= 0 and g[5] < 1e15
+  for _, run in ipairs(g[4]) do n, is_sound = n + run[1], is_sound and run[1] >= 1 end
+  if n ~= g[3] - g[2] or not is_sound then return redis.error_reply('ERR settle: runs do not add up') end
 end
 
 -- A running mean of milliseconds a sample, from which bites are made.
@@ -50,8 +50,9 @@ local function keep_reasons(s, node, reasons)
 end
 
 -- One run of samples that ended alike. Returns true if they are settled: retries are not.
-local function settle_run(r, node, lo, run, is_running)
+local function settle_run(r, node, lo, run)
   local hi, state, resume, flags = lo + run[1], run[2], run[3], run[4]
+  local is_running = not is_stopping(r.s)
   if state == 'retry' and is_running then
     count_samples(r.s, node, 'retrying', run[1])
     put_later(r.s, node, {lo = lo, hi = hi, attempt = r.attempt + 1, losses = r.losses, resume = resume},
@@ -59,16 +60,20 @@ local function settle_run(r, node, lo, run, is_running)
     return false
   end
   if state == 'retry' then state = 'cancelled' end
-  account(r.s, node, lo, hi, state, flags % 2 == 1)
-  if flags % 4 >= 2 and is_running then
+  -- Before the accounting: if this is the study's last sample, the study ends there, and is to end as failed.
+  if flags % 4 >= 2 then
     stop_study(r.s, 'failed', 'sample ' .. int(lo) .. ' of node ' .. node.n .. ' stopped the study', 0)
   end
-  if flags >= 4 then plan_action(r.s, 'stop_workers', 0) end
+  if flags >= 4 then
+    -- This worker by name: it may hold no other claim of the study, and serve other queues too.
+    if call('EXISTS', worker) == 1 then call('HSET', worker, 'request', 'drain') end
+    plan_action(r.s, 'stop_workers')
+  end
+  account(r.s, node, lo, hi, state, flags % 2 == 1)
   return true
 end
 
-local function settle_claim(claim, g, r, state)
-  local node = node_of(r.s, r.node)
+local function settle_claim(claim, g, r, node)
   local lo, since = g[2], g[2]
   count_samples(r.s, node, 'running', g[2] - g[3])
   -- Before the runs: the last of them may end the study, and its keys with it.
@@ -76,7 +81,7 @@ local function settle_claim(claim, g, r, state)
   keep_times(r.s, node, g[3] - g[2], g[5])
   keep_reasons(r.s, node, g[6])
   for _, run in ipairs(g[4]) do
-    local is_settled = settle_run(r, node, lo, run, state == 'running')
+    local is_settled = settle_run(r, node, lo, run)
     if not is_settled then
       -- Children hear of settled stretches only: a retry between them is announced when it is settled itself.
       if since < lo and node.each_chunks > 0 then plan_action(r.s, 'settled', node.n, 0, since, lo) end
@@ -95,13 +100,17 @@ for i, g in ipairs(groups) do
   local claim = g[1]
   local r = read_claim(w, claim)
   local state = r and call('HGET', study_key(r.s), 'state')
+  local node = r and node_of(r.s, r.node)
   if not r or r.lo ~= g[2] or g[3] > r.hi or g[3] <= r.lo then
     answers[i] = 'lost'
   elseif state ~= 'running' and state ~= 'stopping' then
     end_claim(w, claim, r)
     answers[i] = 'gone'
+  elseif not node then
+    give_back(w, claim, r, r.lo, r.losses)
+    answers[i] = 'gone'
   else
-    settle_claim(claim, g, r, state)
+    settle_claim(claim, g, r, node)
     answers[i] = is_stopping(r.s) and 'stopping' or 'ok'
   end
 end

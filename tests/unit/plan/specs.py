@@ -8,7 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from mrun.engine.errors import SpecError
-from mrun.engine.plan import NodeText, Place, Plan, SampleTable, compile_plan, place_study
+from mrun.engine.plan.compile import compile_plan
+from mrun.engine.plan.model import Plan, SampleTable
+from mrun.engine.plan.places import Place, place_study
+from mrun.engine.plan.render import NodeText
 from mrun.engine.spec.model import Batch, Parameter, Run, Samples, Spec, Step, Text
 
 NOW = datetime(2026, 3, 4, 5, 6, 7)

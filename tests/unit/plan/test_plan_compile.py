@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from mrun.engine.errors import MrunError, SpecError
-from mrun.engine.plan import check_plan, compile_plan
+from mrun.engine.plan.compile import check_plan, compile_plan
 from mrun.engine.plan.durations import parse_walltime_s
 from mrun.engine.plan.model import Plan, Token, TokenKind
 from mrun.engine.spec.model import Batch, GitDependency, Text

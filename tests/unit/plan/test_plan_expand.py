@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrun.engine.plan import NodeText
 from mrun.engine.plan.model import Barrier
+from mrun.engine.plan.render import NodeText
 
 from .specs import body, make_spec, parameter, plan, problems, step
 

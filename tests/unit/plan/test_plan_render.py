@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrun.engine.plan import NodeText, sample_depth, sample_path
+from mrun.engine.plan.paths import sample_depth, sample_path
+from mrun.engine.plan.render import NodeText
 
 from .specs import body, make_spec, parameter, plan, step
 

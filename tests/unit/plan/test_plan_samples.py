@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrun.engine.errors import SpecError
-from mrun.engine.plan import SampleFileChanged, SampleReader, open_samples, samples_request
 from mrun.engine.plan import convert as convert_module
+from mrun.engine.plan.reader import SampleFileChanged, SampleReader
+from mrun.engine.plan.samples import open_samples, samples_request
 from mrun.engine.spec.model import Samples, Text
 
 from .specs import make_spec, place, text

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from mrun.engine.plan.names import RESERVED
 from mrun.engine.plan.tokens import Scanner, Use, safe_name
-from mrun.engine.spec import RESERVED_NAMES
 from mrun.engine.spec.model import Text
+from mrun.engine.spec.names import RESERVED_NAMES
 
 
 def names(value: str, step_names: tuple[str, ...] = ()) -> list[str]:

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from mrun.engine.errors import SpecError
-from mrun.engine.plan import check_plan, text_expander
+from mrun.engine.plan.compile import check_plan
+from mrun.engine.plan.expanded import text_expander
 from mrun.engine.spec.model import PathDependency, Text
 
 from .specs import body, make_spec, parameter, place, plan, problems, step, text

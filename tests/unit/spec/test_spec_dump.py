@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrun.engine.spec import dump_spec, load_spec
+from mrun.engine.spec.dump import dump_spec
+from mrun.engine.spec.load import load_spec
 from mrun.engine.spec.model import Text
 from mrun.engine.spec.problems import Problems
 from mrun.engine.spec.yaml_tree import read_tree, to_tree

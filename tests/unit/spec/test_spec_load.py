@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mrun.engine.errors import SpecError
-from mrun.engine.spec import load_spec
+from mrun.engine.spec.load import load_spec
 from mrun.engine.spec.model import Batch, Text
 
 SMALLEST = """\

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mrun.engine.errors import Problem, SpecError
-from mrun.engine.spec import load_spec
+from mrun.engine.spec.load import load_spec
 
 DESCRIPTION = """\
 description:

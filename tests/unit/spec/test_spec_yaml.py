@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrun.engine.errors import SpecError
-from mrun.engine.spec import load_spec
+from mrun.engine.spec.load import load_spec
 from mrun.engine.spec.problems import Problems
 from mrun.engine.spec.yaml_tree import read_tree, to_tree
 

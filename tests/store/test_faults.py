@@ -1,0 +1,285 @@
+"""What the moves do on a server that is full, and with keys that somebody damaged: they answer, and raise nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from mrun.engine.errors import BrokerError, MrunError
+from mrun.engine.records import Claim, OutcomeRun, Settlement
+from mrun.engine.store.store import Store
+from tests.store.plans import SEAL, IdleWorker, S, make_plan, submit
+from tests.store.test_leases import lose, swept_until_removed, worker_of
+from tests.store.test_moves import state_of, step_counts
+
+
+@contextlib.asynccontextmanager
+async def full_server(store: Store) -> AsyncIterator[None]:
+    """Every write that is not allowed beyond the memory's limit is refused."""
+    await store.client.config_set("maxmemory-policy", "noeviction")
+    await store.client.config_set("maxmemory", 1)
+    try:
+        yield
+    finally:
+        await store.client.config_set("maxmemory", 0)
+
+
+def all_of(claim: Claim, state: str = "finished") -> OutcomeRun:
+    return OutcomeRun(claim.hi - claim.lo, state)
+
+
+async def keys_of(store: Store, study: str) -> list[str]:
+    return sorted(key.decode() for key in await store.client.keys(f"{store.keys.root}*{study}*"))
+
+
+# ------------------------------------------------------------------------------------------------- a full server
+
+
+async def test_full_server_lets_what_runs_come_to_its_end(store: Store) -> None:
+    # Given studies with work in every state, and scripts that the server does not know yet
+    plan = make_plan(40, S("a", options={"chunk": 4}), S("b", after=("a",)), S("f", False, after=("b",)))
+    study = await submit(store, plan)
+    purged, cancelled = [await submit(store, make_plan(9, S("a", queue="r", options={"chunk": 1}))) for _ in range(2)]
+    worker, dead, other = [await worker_of(store, name) for name in ("worker", "dead", "other")]
+    (first,), (second,), (_,) = await worker.claim(), await worker.claim(), await dead.claim()
+    elsewhere = IdleWorker(store, "elsewhere", ("r",), slots=4)
+    await elsewhere.beat()
+    await elsewhere.claim()
+    await store.client.script_flush()
+    await store.reclaim("other")
+    await store.client.zadd(store.keys.named("workers"), {"dead": 1})
+    async with full_server(store):
+        # I expect that everything that a worker does goes on, and that nothing is added
+        assert await worker.settle(first, OutcomeRun(2, "finished"), OutcomeRun(2, "retry")) == "ok"
+        assert await store.hand_back("worker", second, second.lo + 1)
+        assert await worker.settle(second, OutcomeRun(1, "failed")) == "ok"
+        worker.claims.clear()
+        await worker.beat()
+        await swept_until_removed(store, "dead")
+        assert (await store.cancel(cancelled)).status == "ok"
+        assert await store.purge(purged)
+        await elsewhere.beat()
+        await store.leave("elsewhere")
+        assert await store.stop(["other"]) == 1
+        with pytest.raises(BrokerError, match="out of memory"):
+            await submit(store, make_plan(5, S("a")))
+        while await state_of(store, study) == "running":
+            await worker.drain()
+            await worker.beat()
+    assert await state_of(store, study) == "finished"
+    assert await step_counts(store, study, 0) == {"finished": 39, "failed": 1}
+    assert await state_of(store, cancelled) == "cancelled"
+    assert await keys_of(store, purged) == []
+    assert await store.client.zcard(store.keys.named("studies")) == 2
+    assert (await other.beat()).request == "drain"
+
+
+async def test_full_server_refuses_a_commit_and_shows_nothing_of_the_study(store: Store) -> None:
+    # Given a study that was laid down before the server was full
+    count = await store.submit("half", make_plan(5, S("a")), SEAL)
+    async with full_server(store):
+        with pytest.raises(BrokerError, match="out of memory"):
+            await store.commit("half", count, ["name", "test"])
+    # I expect that nobody sees it, and that it expires
+    assert await keys_of(store, "half") == [store.keys.plan("half")]
+    assert await store.client.ttl(store.keys.plan("half")) > 0
+    assert await store.client.exists(store.keys.named("studies")) == 0
+    assert await (await worker_of(store, "worker")).claim() == []
+
+
+# -------------------------------------------------------------------------------------------------- damaged keys
+
+
+async def test_lost_stream_fails_its_study_and_no_other(store: Store) -> None:
+    lost = await submit(store, make_plan(4, S("a", options={"chunk": 1})))
+    good = await submit(store, make_plan(4, S("a", options={"chunk": 1})))
+    worker = await worker_of(store, "worker", slots=2)
+    claims = await worker.claim()
+    assert {claim.study for claim in claims} == {lost}
+    # When somebody deletes the stream with what nobody has claimed
+    await store.client.delete(store.keys.stream("q", lost, 0))
+    await worker.drain()
+    for claim in claims:
+        await worker.settle(claim, all_of(claim))
+    # I expect that the study says why it can't come to its end, and that the other one does
+    assert await state_of(store, lost) == "failed"
+    assert b"lost" in await store.client.hget(store.keys.study(lost), "why")
+    assert await step_counts(store, lost, 0) == {"ready": 2, "finished": 2}
+    assert await state_of(store, good) == "finished"
+
+
+async def test_destroyed_group_is_made_anew_and_nothing_is_claimed_twice(store: Store) -> None:
+    # Given a stream with entries of which some are held, by two workers
+    study = await submit(store, make_plan(30, S("a", options={"chunk": 3})))
+    one, two = await worker_of(store, "one"), await worker_of(store, "two")
+    (first,), (second,) = await one.claim(), await two.claim()
+    await store.client.xgroup_destroy(store.keys.stream("q", study, 0), "workers")
+    # When both go on
+    assert await one.settle(first, OutcomeRun(1, "finished")) == "ok"
+    assert await store.hand_back("two", second, second.lo + 1)
+    assert await two.settle(second, OutcomeRun(1, "finished")) == "ok"
+    two.claims.clear()
+    claims = await two.drain()
+    # I expect every sample but the two that are still held
+    assert sum(claim.hi - claim.lo for claim in claims) == 30 - 3 - 1
+    assert await one.settle(first, OutcomeRun(2, "finished"), lo=first.lo + 1) == "ok"
+    assert await state_of(store, study) == "finished"
+    assert await step_counts(store, study, 0) == {"finished": 30}
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+async def test_lost_plan_fails_its_study(store: Store, is_held: bool) -> None:
+    study = await submit(store, make_plan(9, S("a", options={"chunk": 2}), S("b", after=("a",))))
+    worker = await worker_of(store, "worker")
+    claims = await worker.claim() if is_held else []
+    await store.client.delete(store.keys.plan(study))
+    assert await worker.claim() == []
+    for claim in claims:
+        assert await worker.settle(claim, all_of(claim)) == "gone"
+    await worker.beat()
+    assert await state_of(store, study) == "failed"
+    assert await store.client.exists(store.keys.named("todo"), store.keys.named("queue:q")) == 0
+    # Its nodes are not known any more; its counters end as always
+    assert await store.client.ttl(store.keys.study(study)) > 0
+    assert await worker.claim() == []
+
+
+async def test_lost_plan_does_not_stop_a_release_that_was_left_over(store: Store) -> None:
+    # Given work on todo, for children of a plan that is lost
+    study = await submit(store, make_plan(3, S("a", options={"chunk": 3}), S("b", rows=700, after=("a",))))
+    worker = await worker_of(store, "worker")
+    (claim,) = await worker.claim()
+    await worker.settle(claim, all_of(claim))
+    assert await store.client.exists(store.keys.named("todo"))
+    await store.client.delete(store.keys.plan(study))
+    await worker.beat()
+    await worker.beat()
+    assert await state_of(store, study) == "failed"
+    assert await store.client.exists(store.keys.named("todo")) == 0
+
+
+async def test_damaged_claim_record_is_no_claim(store: Store) -> None:
+    study = await submit(store, make_plan(9, S("a", options={"chunk": 1})))
+    worker, dead = await worker_of(store, "worker"), await worker_of(store, "dead")
+    for one in (worker, dead):
+        for garbage in (b"\xc1", b"\x93\x01\x02\x03", b"text", b""):
+            (claim,) = await one.claim()
+            await store.client.hset(store.keys.held(one.name), claim.text, garbage)
+            assert await one.settle(claim, all_of(claim)) == "lost"
+            one.claims[claim.number] = claim
+            assert not await store.hand_back(one.name, claim, claim.lo)
+        assert set((await one.beat()).lost) == {str(number) for number in one.claims}
+        one.claims.clear()
+        assert (await one.beat()).status == "ok"
+        assert (await one.claim()) != [] or one is dead
+        one.claims.clear()
+    await lose(store, "dead")
+    await store.leave("worker")
+    assert await store.client.keys(f"{store.keys.root}worker:*") == []
+    assert (await step_counts(store, study, 0))["running"] == 8
+
+
+@pytest.mark.parametrize("text", ["garbage", "0 5", "99 0 1 0 0 0"])
+async def test_entry_that_does_not_decode_fails_its_study(store: Store, text: str) -> None:
+    study = await submit(store, make_plan(9, S("a", options={"chunk": 9})))
+    good = await submit(store, make_plan(2, S("a", options={"chunk": 1})))
+    stream = store.keys.stream("q", study, 0)
+    await store.client.xtrim(stream, maxlen=0)
+    await store.client.xadd(stream, {"t": text})
+    worker = await worker_of(store, "worker", slots=3)
+    await worker.drain()
+    assert await state_of(store, study) == "failed"
+    assert await state_of(store, good) == "finished"
+
+
+async def test_worker_without_its_hash_goes_on(store: Store) -> None:
+    study = await submit(store, make_plan(4, S("a", options={"chunk": 1})))
+    worker = await worker_of(store, "worker")
+    (claim,) = await worker.claim()
+    await store.client.delete(store.keys.worker("worker"))
+    assert await worker.settle(claim, all_of(claim)) == "ok"
+    assert (await worker.beat()).status == "ok"
+    await worker.drain()
+    assert await state_of(store, study) == "finished"
+    await store.leave("worker")
+    assert await store.client.keys(f"{store.keys.root}worker:*") == []
+
+
+async def test_worker_whose_lease_was_deleted_is_new_and_its_samples_are_for_others(store: Store) -> None:
+    study = await submit(store, make_plan(4, S("a", options={"chunk": 4})))
+    worker, other = await worker_of(store, "worker"), await worker_of(store, "other")
+    (claim,) = await worker.claim()
+    await store.client.zrem(store.keys.named("workers"), "worker")
+    assert await worker.claim() == []
+    assert (await worker.beat()).lost == (claim.text,)
+    await other.drain()
+    assert await state_of(store, study) == "finished"
+    assert await store.client.hget(store.keys.named("slots"), "q") == b"2"
+
+
+@pytest.mark.parametrize("garbage", [b"\xc1", b"x", msgspec.msgpack.encode(["nosuch", 1])])
+async def test_damaged_todo_is_passed_over(store: Store, garbage: bytes) -> None:
+    study = await submit(store, make_plan(2, S("a")))
+    await store.client.rpush(f"{store.keys.study(study)}:todo", garbage)
+    await store.client.zadd(store.keys.named("todo"), {study: 1, "nosuch": 2})
+    worker = await worker_of(store, "worker")
+    await worker.drain()
+    assert await state_of(store, study) == "finished"
+    assert await store.client.exists(store.keys.named("todo")) == 0
+
+
+async def test_damaged_retry_fails_its_study(store: Store) -> None:
+    study = await submit(store, make_plan(2, S("a", options={"chunk": 1, "retry_delay_s": 0.0})))
+    worker = await worker_of(store, "worker")
+    (claim,) = await worker.claim()
+    await worker.settle(claim, all_of(claim, "retry"))
+    await store.client.zadd(f"{store.keys.study(study)}:later", {"garbage": 1})
+    assert await worker.claim() == []
+    assert await state_of(store, study) == "failed"
+    assert await store.client.exists(store.keys.named("later")) == 0
+
+
+async def test_damaged_ranges_of_a_node_are_not_joined(store: Store) -> None:
+    study = await submit(store, make_plan(6, S("a", options={"chunk": 3})))
+    worker = await worker_of(store, "worker")
+    (claim,) = await worker.claim()
+    opened = f"{store.keys.study(study)}:open:0"
+    for field in await store.client.hkeys(opened):
+        await store.client.hset(opened, field, "garbage")
+    await store.hand_back("worker", claim, claim.lo)
+    await worker.drain()
+    assert await state_of(store, study) == "finished"
+
+
+async def test_lost_bitmap_raises_nowhere(store: Store) -> None:
+    study = await submit(store, make_plan(9, S("a", options={"chunk": 1}), S("b", queue="r"), S("c", after=("a", "b"))))
+    worker = await worker_of(store, "worker")
+    (claim,) = await worker.claim()
+    await worker.settle(claim, all_of(claim))
+    await store.client.delete(f"{store.keys.study(study)}:done:0:0")
+    await worker.drain()
+    other = IdleWorker(store, "other", ("r",))
+    await other.beat()
+    await other.drain()
+    await worker.drain()
+    assert await worker.claim() == []
+
+
+async def test_settlement_that_makes_no_sense_is_refused_before_anything_is_written(store: Store) -> None:
+    study = await submit(store, make_plan(4, S("a", options={"chunk": 4})))
+    worker = await worker_of(store, "worker")
+    (claim,) = await worker.claim()
+    for runs, elapsed_ms in (
+        ((OutcomeRun(3, "finished"),), 1.0),
+        ((OutcomeRun(4, "finished"), OutcomeRun(0, "failed")), 1.0),
+        ((OutcomeRun(4, "finished"),), float("nan")),
+        ((OutcomeRun(4, "finished"),), float("inf")),
+    ):
+        with pytest.raises(MrunError, match="settle"):
+            await store.settle("worker", [Settlement(claim.text, 0, 4, runs, elapsed_ms)])
+    assert await step_counts(store, study, 0) == {"running": 4}
+    assert await worker.settle(claim, all_of(claim)) == "ok"
+    assert await state_of(store, study) == "finished"
