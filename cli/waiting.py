@@ -136,7 +136,7 @@ async def wait_for_end(
         try:
             found = await studies()
             if not found:
-                raise NotFoundError("The study was removed from the server (mrun purge).", hint="mrun queue it again")
+                raise NotFoundError("The study was removed from the server (mrun purge).", hint="Queue it again.")
             statuses = [await session.views.status(study) for study in found]
             display.show(statuses)
             is_away = False

@@ -6,9 +6,8 @@ import enum
 
 import msgspec
 
-
-#: Values of `resume` of a task: its samples begin anew; the last execution ended with RESTART, or was interrupted, so that
-#: `restart` is run instead of `cmd`; a worker left them behind, and the files of each tell whether it had been started.
+#: Values of `resume` of a task: its samples begin anew; the last execution ended with RESTART, or was interrupted, so
+#: that `restart` is run instead of `cmd`; a worker left them behind, and the files of each tell whether it was started.
 BEGINS, RESUMES, MAY_HAVE_STARTED = 0, 1, 2
 
 

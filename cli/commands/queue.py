@@ -68,7 +68,9 @@ def read_order(spec: str, variables: tuple[str, ...], output_path: str | None) -
     for word in variables:
         key, equals, value = word.partition("=")
         if not equals or not key:
-            raise UsageError(f"--vars takes NAME=VALUE, not '{word}'.", hint="mrun queue spec.yaml --vars ITER=2 N=100")
+            raise UsageError(
+                f"--vars takes NAME=VALUE, not '{word}'.", hint="For example: mrun queue spec.yaml --vars ITER=2 N=100"
+            )
         pairs[key] = value
     return Order(spec, pairs, output_path, parent_study=os.environ.get("MRUN_STUDY", ""))
 

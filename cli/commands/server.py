@@ -54,7 +54,7 @@ def status(invocation: Invocation) -> None:
     """
     facts = find_own_server(invocation.settings())
     if facts is None:
-        raise NotFoundError("Your own server does not run on this host.", hint="mrun server start")
+        raise NotFoundError("Your own server does not run on this host.", hint="`mrun server start` starts it.")
     _show(invocation, facts, "runs")
 
 

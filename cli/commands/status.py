@@ -56,7 +56,7 @@ def command(invocation: Invocation, study: str | None) -> None:
                 *(one.study, one.name, Text(one.state, STYLES.get(one.state, ""))),
                 sum(step.samples for step in one.steps),
                 sum(step.settled for step in one.steps),
-                Text(str(one.failures), STYLES["failed"] if one.failures else ""),
+                Text(str(one.failed), STYLES["failed"] if one.failed else ""),
                 *(local_time(one.queued_at), one.workspace),
             )
             for one in statuses

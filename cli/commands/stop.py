@@ -39,7 +39,7 @@ def command(invocation: Invocation, workers: tuple[str, ...], queues: str, is_wa
         async with invocation.session() as session:
             found = [one.worker for one in (await session.views.inspect()).workers if is_meant(one)]
             if workers and not found:
-                raise NotFoundError(f"No worker is called '{workers[0]}'.", hint="mrun inspect lists them")
+                raise NotFoundError(f"No worker is called '{workers[0]}'.", hint="`mrun inspect` lists them.")
             if found:
                 await session.store.stop(found)
             while is_waiting and set(found) & set(await session.views.worker_names()):  # noqa: ASYNC110 - no event of ours

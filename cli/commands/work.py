@@ -107,11 +107,13 @@ def command(
 def _queues(spec: str | None, queues: str | None) -> tuple[str, ...]:
     names = [name.strip() for name in (queues or "").split(",") if name.strip()]
     if queues is not None and not names:
-        raise UsageError("--queues names no queue.", hint="mrun work --queues sim,train")
+        raise UsageError("--queues names no queue.", hint="For example: mrun work --queues sim,train")
     if names:
         return tuple(dict.fromkeys(names))
     if spec is None:
-        raise UsageError("Which queues? Neither --queues nor a spec was given.", hint="mrun work --queues sim,train")
+        raise UsageError(
+            "Which queues? Neither --queues nor a spec was given.", hint="For example: mrun work --queues sim,train"
+        )
     return queues_of(Order(spec), os.environ, str(Path.cwd()))
 
 

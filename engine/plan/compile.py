@@ -26,7 +26,7 @@ from mrun.engine.plan.resolve import EVERYWHERE, Resolver, Where
 from mrun.engine.plan.steps import DraftStep, read_steps
 from mrun.engine.plan.templates import Templater
 from mrun.engine.plan.variables import Variables
-from mrun.engine.spec.model import Spec, Text
+from mrun.engine.spec.model import Spec
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -204,11 +204,13 @@ def _check_queues(steps: Sequence[DraftStep], findings: Findings) -> None:
             findings.error(step.step.run.task_queue, f"The task_queue of step '{step.name}' is empty.")
 
 
-def _max_fails(text: Text | None, size: int) -> int | None:
-    """A number of samples, or a percentage of a node's, rounded down. The spec room has checked its form."""
+def _max_fails(step: DraftStep, templater: Templater) -> int | None:
+    """A number of samples; a percentage is one of the node's, rounded down."""
+    text = step.max_fails
     if text is None:
         return None
-    return int(size * float(text.value[:-1]) / 100) if text.value.endswith("%") else int(text.value)
+    size = templater.samples.count if step.uses_samples and templater.samples else 1
+    return int(size * float(text[:-1]) / 100) if text.endswith("%") else int(text)
 
 
 def _make_steps(draft: Draft, templater: Templater) -> tuple[PlanStep, ...]:
@@ -232,7 +234,7 @@ def _make_steps(draft: Draft, templater: Templater) -> tuple[PlanStep, ...]:
             on_failure=step.step.run.on_failure,
             max_losses=step.step.run.max_losses,
             chunk=step.step.run.chunk,
-            max_fails=_max_fails(step.step.run.max_fails, templater.size(step)),
+            max_fails=_max_fails(step, templater),
             resource_class=classes.setdefault(step.needs, len(classes)),
         )
         for step in draft.steps

@@ -20,6 +20,7 @@ from mrun.engine.spec.model import Spec, Step, Text
 _TAKEN_DIRECTORIES = frozenset({"merlin_info", "mrun_info"})
 
 _COUNTS = ("nodes", "procs", "cores per task", "gpus per task", "gpus")
+_MAX_FAILS = re.compile(r"\d+|\d+(\.\d*)?%")
 _WITH_PARAMETERS = STUDY_ONLY | PARAMETER_MEANINGS
 
 
@@ -41,6 +42,8 @@ class DraftStep(msgspec.Struct, frozen=True):
     starred: tuple[int, ...]
     uses_samples: bool
     walltime_s: float | None
+    #: A number, or a percentage with its sign.
+    max_fails: str | None
     #: Equal for steps that need equal resources and walltime.
     needs: tuple[tuple[str, str], ...]
 
@@ -101,6 +104,7 @@ class _Reader:
             starred=starred,
             uses_samples=any(piece.meaning is Meaning.SAMPLE for piece in scripts),
             walltime_s=walltime_s,
+            max_fails=self._max_fails(),
             needs=tuple(sorted({**resources, "walltime": str(walltime_s)}.items())),
         )
 
@@ -172,6 +176,14 @@ class _Reader:
             message = f"'{value}' is not a walltime."
             self._findings.error(text, message, hint="Write [[[d:]h:]m:]s or seconds, such as 01:30:00 or 5400.")
             return None
+
+    def _max_fails(self) -> str | None:
+        text = self._run.max_fails
+        value = None if text is None else self._fixed(text, "max_fails").strip()
+        if text is not None and value is not None and not _MAX_FAILS.fullmatch(value):
+            self._findings.error(text, f"max_fails '{value}' is not a number of samples or a percentage.")
+            return None
+        return value
 
     def _dependencies(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Ordinary and starred dependencies, each once, in the order of the file."""

@@ -375,7 +375,8 @@ def _refusal(error: redis.exceptions.RedisError, server: str, text: str) -> Mrun
             hint="Remove finished studies, or raise `maxmemory` (`CONFIG SET maxmemory …`).",
         )
     if text.startswith("MISCONF"):
-        return BrokerError(f"{server} can't write to its disk, and refuses work.", hint="Free space on its disk.")
+        # It heals by itself once there is space: workers wait for it, with what they run.
+        return BrokerAwayError(f"{server} can't write to its disk, and refuses work.", hint="Free space on its disk.")
     if isinstance(error, (kinds.AskError, kinds.ClusterCrossSlotError)):
         return BrokerError(
             f"{server} is a part of a cluster that does not hold the keys of this namespace.",

@@ -47,8 +47,8 @@ class Seal:
             return self._cipher.decrypt(nonce, cipher_text if version == _VERSION else b"", _bound(study, part))
         except (InvalidTag, ValueError) as error:
             raise SealError(
-                f"study '{study}' was queued with another key than this user's ({part} can't be opened)",
-                hint="copy seal.key from the configuration directory of the machine that queued it",
+                f"Study '{study}' was queued with another key than this user's ({part} can't be opened).",
+                hint="Copy seal.key from the configuration directory of the machine that queued it.",
             ) from error
 
     def close_text(self, text: str, study: str, part: str) -> str:
@@ -79,9 +79,15 @@ def load_seal(config_dir: Path) -> Seal:
             _make_key(path)
         key = bytes.fromhex(path.read_text().strip())
     except (OSError, ValueError) as error:
-        raise SettingsError(f"the key file '{path}' can't be used: {error}", hint="mend or remove it") from error
+        raise SettingsError(
+            f"The key file '{path}' can't be used: {error}.",
+            hint="Mend it, or remove it: studies queued with it can then not be worked on any more.",
+        ) from error
     if len(key) != _KEY_BYTES:
-        raise SettingsError(f"the key file '{path}' does not hold a key of {_KEY_BYTES} bytes", hint="remove it")
+        raise SettingsError(
+            f"The key file '{path}' does not hold a key of {_KEY_BYTES} bytes.",
+            hint="Remove it: studies queued with it can then not be worked on any more.",
+        )
     return Seal(key)
 
 

@@ -96,7 +96,7 @@ class Store:
         """
         if await self._run("commit", study, field_count, *facts) == b"incomplete":
             raise NotFoundError(
-                f"the parts of study '{study}' expired before they were complete", hint="queue it again"
+                f"The parts of study '{study}' expired before they were complete.", hint="Queue it again."
             )
 
     async def cancel(self, study: str, *, is_kill: bool = True, why: str = "cancelled") -> CancelAnswer:
@@ -216,4 +216,4 @@ def _decode(raw: bytes, kind: type[_Answer]) -> _Answer:
     try:
         return msgspec.msgpack.decode(raw, type=kind)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise MrunError(f"the server's answer is not a {kind.__name__}: {raw[:200]!r}") from error
+        raise MrunError(f"The server's answer is not a {kind.__name__}: {raw[:200]!r}") from error

@@ -109,13 +109,13 @@ def decode_plan(fields: list[bytes | None], study: str, seal: Seal) -> Plan:
     """
     texts = [field for field in fields if field is not None]
     if len(texts) != len(fields) or not fields:
-        raise NotFoundError(f"the server does not hold the plan of study '{study}' any more")
+        raise NotFoundError(f"The server does not hold the plan of study '{study}' any more.")
     names = sealed_fields(len(fields) - 1)
     version, raw = msgspec.msgpack.decode(seal.open(texts[0], study, names[0]), type=tuple[int, msgspec.Raw])
     if version != PLAN_VERSION:
         raise NotFoundError(
-            f"study '{study}' was queued by another version of mrun (plan {version}, this one reads {PLAN_VERSION})",
-            hint="start workers of the version that queued it",
+            f"Study '{study}' was queued by another version of mrun (plan {version}, this one reads {PLAN_VERSION}).",
+            hint="Start workers of the version that queued it.",
         )
     shared = msgspec.msgpack.decode(raw, type=Plan)
     steps = tuple(

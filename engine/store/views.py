@@ -83,6 +83,11 @@ class StudyStatus(msgspec.Struct, frozen=True):
         """Samples that did not finish, of a study that has ended; failed ones so far, of one that has not."""
         return sum(step.failed + step.dead + step.skipped + step.cancelled for step in self.steps)
 
+    @property
+    def failed(self) -> int:
+        """Samples that failed by themselves, or took down too many workers."""
+        return sum(step.failed + step.dead for step in self.steps)
+
 
 class QueueStatus(msgspec.Struct, frozen=True):
     """A study's samples on a queue, and the streams that hold them.
@@ -143,7 +148,7 @@ class Views:
             return studies
         if selector == LAST:
             if not studies:
-                raise NotFoundError("The server knows no study.", hint="mrun queue SPEC queues one")
+                raise NotFoundError("The server knows no study.", hint="`mrun queue SPEC` queues one.")
             return studies[-1:]
         if os.sep in selector or selector in (".", ".."):
             wanted = os.path.realpath(selector)
@@ -155,7 +160,7 @@ class Views:
             return found
         if found:
             raise NotFoundError(f"'{selector}' is the beginning of {len(found)} studies: {', '.join(found[:5])}.")
-        raise NotFoundError(f"The server knows no study '{selector}'.", hint="mrun status lists what it knows")
+        raise NotFoundError(f"The server knows no study '{selector}'.", hint="`mrun status` lists what it knows.")
 
     async def status(self, study: str) -> StudyStatus:
         """One study.
@@ -165,7 +170,7 @@ class Views:
         """
         raw = _texts(await self._store.call("HGETALL", self._keys.study(study)))
         if "steps" not in raw:
-            raise NotFoundError(f"The server knows no study '{study}'.", hint="mrun status lists what it knows")
+            raise NotFoundError(f"The server knows no study '{study}'.", hint="`mrun status` lists what it knows.")
         facts = msgspec.json.decode(raw["steps"], type=tuple[StepFacts, ...])
         is_ended = raw["state"] not in UNFINISHED
         calls = [("HGETALL", self._keys.step(study, index)) for index in range(len(facts))]
@@ -232,16 +237,17 @@ class Views:
         workers = await self._workers()
         listed = []
         for status in await self.studies():
+            if status.is_ended:
+                continue
             names = sorted({queue for step in status.steps for queue in step.queues})
             for queue in names:
                 row = await self._queue(status, queue, workers)
-                if not status.is_ended or row.dead:
-                    listed.append(row)
+                listed.append(row)
         return Inspection(tuple(listed), tuple(workers))
 
     async def worker_names(self) -> list[str]:
-        """All workers that have a lease."""
-        return [raw.decode() for raw in await self._store.call("ZRANGE", self._keys.named("workers"), 0, -1)]
+        """All workers whose lease has not ended."""
+        return [worker.worker for worker in await self._workers()]
 
     async def _queue(self, status: StudyStatus, queue: str, workers: Sequence[WorkerStatus]) -> QueueStatus:
         study = status.study
@@ -260,15 +266,14 @@ class Views:
             for detail in details:
                 oldest_ms = max(oldest_ms or 0.0, float(detail["time_since_delivered"]))
             consumers += len(await self._store.client.xinfo_consumers(stream, "workers"))
-        is_ended = status.is_ended
         return QueueStatus(
             queue=queue,
             study=study,
             name=status.name,
             state=status.state,
-            ready=0 if is_ended else int(counts.get("ready", 0)),
+            ready=int(counts.get("ready", 0)),
             running=int(counts.get("running", 0)),
-            retrying=0 if is_ended else int(counts.get("retrying", 0)),
+            retrying=int(counts.get("retrying", 0)),
             dead=int(counts.get("dead", 0)),
             entries=entries,
             pending=pending,
@@ -285,8 +290,8 @@ class Views:
         for name, end_ms in _pairs(ends):
             facts = _texts(await self._store.call("HGETALL", self._keys.worker(name)))
             held = await self._store.call("HKEYS", self._keys.held(name))
-            if "queues" not in facts:
-                continue
+            if "queues" not in facts or end_ms < now_ms:
+                continue  # dead, and not swept up yet: nobody may be there to sweep
             found.append(
                 WorkerStatus(
                     worker=name,

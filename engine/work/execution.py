@@ -85,8 +85,9 @@ class Executor:
             raise StartError(f"Sample {sample} could not be started: {error.strerror}{what}.") from error
         except WorkspaceError as error:
             raise StartError(error.message, hint=error.hint) from error
-        except ValueError as error:
-            raise StartError(f"Sample {sample} could not be started: {error}.") from error
+        except (ValueError, LookupError) as error:
+            # A NUL in a name; a node or a row that the plan does not have, by a task that somebody forged.
+            raise StartError(f"Sample {sample} of node {claim.node} could not be started: {error}.") from error
         return Execution(process, directory)
 
     def _sample_environment(self, study: WorkedStudy, claim: Claim, sample: int, is_resumed: bool) -> dict[str, str]:

@@ -44,7 +44,7 @@ class Slot:
                 if not await self._run_sample(study, held):
                     break
         except MrunError as error:
-            self._refuse(held.claim.study, error.message)
+            self._refuse(held.claim.study, f"{error.message} {error.hint}".strip())
         finally:
             held.stop_after_current()
             held.is_done = True
@@ -120,7 +120,7 @@ class Slot:
     def _refuse(self, study: str, why: str) -> None:
         if study not in self._desk.refused:
             self._desk.refused[study] = why
-            log.error("study_refused", study=study, why=why, hint="other workers may still run it")
+            log.error("study_refused", study=study, why=why, hint="Other workers may still run it.")
 
     def _journal(self, study: WorkedStudy, held: HeldClaim) -> None:
         claim = held.claim

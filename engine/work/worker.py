@@ -127,7 +127,7 @@ class Worker:
         for study, why in self._desk.refused.items():
             if await self._views.has_unfinished(self._desk.options.queues, study, ()):
                 message = f"Samples of study '{study}' could not be started. {why}"
-                raise LauncherError(message, hint="Mend it, then start a worker again: the study is still queued.")
+                raise LauncherError(message, hint="Then start a worker again: the study is still queued.")
 
     async def _watch_signals(self) -> None:
         """The first signal drains, the next one ends everything now."""

@@ -62,8 +62,10 @@ def own_home(kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnHome]:
         pytest.skip("no redis-server on this machine")
     directory = Path(tempfile.mkdtemp(prefix="mr", dir="/tmp"))
     home = OwnHome(directory, kind)
-    for name in ("PATH", "TMPDIR", "HOME"):
+    for name in ("PATH", "TMPDIR", "HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(name, home.environ[name])
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "MRUN_BROKER"):
+        monkeypatch.delenv(name, raising=False)
     try:
         yield home
     finally:

@@ -311,7 +311,7 @@ async def test_blocking_connection_waits_longer_than_others(shared_server: TestS
         (exceptions.NoPermissionError("no permission to run 'evalsha'"), BrokerError, "does not permit"),
         (exceptions.ReadOnlyError("READONLY"), BrokerError, "replica"),
         (exceptions.OutOfMemoryError("command not allowed"), BrokerError, "out of memory"),
-        (exceptions.ResponseError("MISCONF Errors writing to the AOF file"), BrokerError, "write to its disk"),
+        (exceptions.ResponseError("MISCONF Errors writing to the AOF file"), BrokerAwayError, "write to its disk"),
         (exceptions.MovedError("1 h:1"), BrokerError, "cluster"),
         (exceptions.InvalidResponse("x"), BrokerError, "not as a Redis"),
         (exceptions.ResponseError("ERR unknown command"), MrunError, "ERR unknown command"),

@@ -405,7 +405,8 @@ class StoreMachine(RuleBasedStateMachine):
             if loss and held.hi - held.lo == 1 and 0 < most <= past.losses + 1:
                 promise.ends[held.node, i] = End("dead")
             else:
-                promise.pasts[held.node, i] = replace(past, losses=past.losses + loss)
+                resume = past.resume if loss or past.resume else 2
+                promise.pasts[held.node, i] = replace(past, losses=past.losses + loss, resume=resume)
 
     def _leave(self, worker: str) -> None:
         while self.moves.run("leave", worker) == b"more":

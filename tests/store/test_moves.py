@@ -405,3 +405,27 @@ async def test_retries_and_losses_of_a_study_that_stops_are_dropped(store: Store
     await store.hand_back("w", second, second.lo)
     assert await state_of(store, study) == "cancelled"
     assert await store.client.exists(store.keys.named("later"), f"{store.keys.study(study)}:later") == 0
+
+
+@pytest.mark.parametrize(("most", "failing", "state"), [(2, 2, "finished"), (2, 3, "failed"), (0, 1, "failed")])
+async def test_more_failures_than_allowed_stop_the_study(store: Store, most: int, failing: int, state: str) -> None:
+    study = await submit(store, make_plan(10, S("a", options={"chunk": 1, "max_fails": most})))
+    worker = await worker_of(store, slots=1)
+    await worker.drain(lambda c: [OutcomeRun(1, "failed" if c.lo < failing else "finished")])
+    assert await state_of(store, study) == state
+    counts = await step_counts(store, study, 0)
+    assert counts["failed"] == failing
+    assert counts.get("finished", 0) == (10 - failing if state == "finished" else 0)
+
+
+async def test_chosen_chunk_is_the_bite_until_samples_prove_slow(store: Store) -> None:
+    await submit(store, make_plan(10_000, S("a", options={"chunk": 300})))
+    worker = await worker_of(store, slots=1)
+    (claim,) = await worker.claim()
+    assert claim.hi - claim.lo == 300
+    # A sample of a quarter of an hour: nobody wants 300 of them behind one slot
+    await store.hand_back("w", claim, claim.lo + 1, slow_ms=900_000)
+    await worker.settle(claim, OutcomeRun(1, "finished"))
+    worker.claims.clear()
+    (claim,) = await worker.claim()
+    assert claim.hi - claim.lo == 1

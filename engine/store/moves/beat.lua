@@ -23,7 +23,7 @@ if not is_known and #facts == 0 then return cmsgpack.pack({'unknown', {}, {}, ''
 
 if not is_known then
   -- It was reclaimed, or is new; it owns nothing, and what it may still have is for others.
-  remove_worker(w, 0, ITEMS)
+  remove_worker(w, 0, ITEMS, 2)
   call('HSET', worker, 'started_at_ms', int(now), unpack(facts))
   local own = call('HMGET', worker, 'queues', 'slots')
   for q in string.gmatch(own[1] or '', '[^,]+') do call('HINCRBY', root .. 'slots', q, own[2]) end

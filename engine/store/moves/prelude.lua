@@ -679,13 +679,13 @@ function work.idle(s, items) end_if_idle(s); return items - 1 end
 
 -- Everything that a worker leaves behind. `loss` is 1 if its claims count as lost. At most `most` claims; returns whether it
 -- is gone, and how many claims more the caller may give back.
-local function remove_worker(w, loss, most)
+-- `resume` is that of what was not counted as a loss, and may have been started all the same.
+local function remove_worker(w, loss, most, resume)
   for _, field in ipairs(call('HKEYS', held_key(w))) do
     if string.sub(field, 1, 1) ~= '=' then
       if most <= 0 then return false, 0 end
       local r = read_claim(w, field)
-      -- 2: what is not counted as a loss may have been started all the same.
-      if r then give_back(w, field, r, r.lo, r.losses + loss, r.resume == 0 and loss == 0 and 2 or nil) end
+      if r then give_back(w, field, r, r.lo, r.losses + loss, r.resume == 0 and loss == 0 and resume or nil) end
       most = most - 1
     end
   end
