@@ -13,6 +13,7 @@ import getpass
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -288,7 +289,7 @@ def _generate(request: SamplesRequest, place: Place) -> None:
     try:
         with out.open("wb") as out_file, err.open("wb") as err_file:
             ended = subprocess.run(
-                [script], cwd=place.workspace, env=place.environment, stdin=subprocess.DEVNULL, stdout=out_file,
+                [script], cwd=place.workspace, env=place.environment | {"MRUN_PYTHON": sys.executable}, stdin=subprocess.DEVNULL, stdout=out_file,
                 stderr=err_file, check=False,
             )  # fmt: skip
     except OSError as error:

@@ -292,6 +292,8 @@ def _durability(name: str, found: _Found) -> str:
     value = _text(name, found)
     if value not in ("everysec", "strict"):
         raise _wrong(name, found, "'everysec' or 'strict'")
+    if value == "strict":
+        raise found.error(f"'{name} = strict' is not supported yet.", hint="Leave it out, or say everysec.")
     return value
 
 

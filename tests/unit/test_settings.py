@@ -57,8 +57,8 @@ def test_option_that_was_not_given_and_empty_variable_say_nothing(home: Path):
 
 
 def test_values_are_typed_from_text_and_from_toml(home: Path):
-    settings = load(home, {"lease_s": "12.5"}, MRUN_SLOTS="4", MRUN_DURABILITY="strict")
-    assert (settings.lease_s, settings.slots, settings.durability) == (12.5, 4, "strict")
+    settings = load(home, {"lease_s": "12.5"}, MRUN_SLOTS="4", MRUN_DURABILITY="everysec")
+    assert (settings.lease_s, settings.slots, settings.durability) == (12.5, 4, "everysec")
     assert settings.origins["lease_s"] == "option --lease"
     write_here(home, "lease_s = 45\nslots = 3")
     settings = load(home)
