@@ -289,9 +289,14 @@ def _generate(request: SamplesRequest, place: Place) -> None:
     try:
         with out.open("wb") as out_file, err.open("wb") as err_file:
             ended = subprocess.run(
-                [script], cwd=place.workspace, env=place.environment | {"MRUN_PYTHON": sys.executable}, stdin=subprocess.DEVNULL, stdout=out_file,
-                stderr=err_file, check=False,
-            )  # fmt: skip
+                [script],
+                cwd=place.workspace,
+                env=place.environment | {"MRUN_PYTHON": sys.executable},
+                stdin=subprocess.DEVNULL,
+                stdout=out_file,
+                stderr=err_file,
+                check=False,
+            )
     except OSError as error:
         raise SpecError([Problem(f"merlin.samples.generate.cmd can't be run: {error.strerror}.")]) from error
     if ended.returncode != 0:
