@@ -5,22 +5,26 @@ from __future__ import annotations
 from mrun.cli.invocation import Session
 from mrun.cli.shown import FailedPlace
 from mrun.engine.errors import MrunError
+from mrun.engine.plan.kept import read_kept
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.render import NodeText
+from mrun.engine.store.views import FailedSample
 
 
 async def failures_of(session: Session, study: str, most: int, plan: Plan | None = None) -> list[FailedPlace]:
-    """Some of the samples that failed; their directories are told by `plan`, or by the server as long as it has it."""
+    """Some of the samples that failed, and where they ran: by `plan`, else by the one that the workspace keeps."""
     failed = await session.views.failed_samples(study, most)
     if failed and plan is None:
         try:
-            plan = await session.store.load_plan(study, session.seal)
+            plan = read_kept((await session.views.status(study)).workspace).plan
         except MrunError:
-            plan = None  # it went at the study's end, or is sealed under another key: why it failed is told without
-    return [
-        FailedPlace(
-            *(one.step, one.node, one.sample, one.reason),
-            NodeText(plan, one.node).sample_directory(one.sample) if plan else "",
-        )
-        for one in failed
-    ]
+            plan = None  # the workspace is on another machine, or gone: why it failed is told without
+    return [_place(one, plan) for one in failed]
+
+
+def _place(one: FailedSample, plan: Plan | None) -> FailedPlace:
+    if plan is None:
+        return FailedPlace(one.step, one.node, one.sample, one.reason, "")
+    text = NodeText(plan, one.node)
+    directory = text.sample_directory(one.sample)
+    return FailedPlace(one.step, one.node, one.sample, one.reason, directory, text.instance_name)

@@ -18,14 +18,22 @@ from mrun.engine.nearest import nearest_hint
 COMMANDS = {
     "run": "Queue a study, work on it, and wait for its results.",
     "queue": "Queue a study, for workers to run.",
+    "check": "Tell what is wrong with a spec, or what it would become.",
     "work": "Run samples from queues until told to stop.",
     "status": "Show how far studies are.",
     "inspect": "Show queues and workers.",
     "wait": "Wait for the end of a study.",
     "cancel": "Stop a study.",
+    "hold": "Claim nothing more of a study until it is released.",
+    "release": "Let a study that was held go on.",
+    "priority": "Set which study's samples are claimed first.",
+    "restart": "Run what did not finish of a study, in its workspace.",
+    "retry": "Run a selection of samples again, and what depends on them.",
     "stop": "Ask workers to finish what they run and exit.",
+    "forget": "Remove studies that have ended from the server.",
     "purge": "Remove studies from the server.",
     "server": "Start, show or stop your own server.",
+    "example": "List the examples, or copy one of them.",
 }
 
 

@@ -35,6 +35,8 @@ class FailedPlace(msgspec.Struct, frozen=True):
     sample: int
     reason: str
     directory: str = ""
+    #: The step with its parameters' labels, as its files are called.
+    instance: str = ""
 
 
 def show_study(output: Output, status: StudyStatus, failed: Sequence[FailedPlace] = ()) -> None:
@@ -44,7 +46,7 @@ def show_study(output: Output, status: StudyStatus, failed: Sequence[FailedPlace
     show_steps(output, status.steps)
     for one in failed:
         where = f"  in {one.directory}" if one.directory else ""
-        output.say(Text.assemble((f"{one.step}, sample {one.sample}", "red"), f": {one.reason}{where}"))
+        output.say(Text.assemble((f"{one.instance or one.step}, sample {one.sample}", "red"), f": {one.reason}{where}"))
     if len(failed) < (count := sum(step.failed + step.dead for step in status.steps)) and failed:
         output.say(f"… {count - len(failed)} more failed")
     if any(one.directory for one in failed):

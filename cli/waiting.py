@@ -21,7 +21,10 @@ from mrun.engine.store.views import StepStatus, StudyStatus
 LOOK_EVERY_S = 0.25
 #: Without a terminal, a line so often.
 _LINE_EVERY_S = 10.0
-_BAR_WIDTH_CHARS = 40
+#: A bar's width: what a narrow terminal can't spare for it, and what looks well on a wide one.
+_BAR_LEAST_CHARS, _BAR_MOST_CHARS = 8, 40
+#: What stands beside a bar: a step's name, counts, and what is not plain success.
+_BESIDE_BAR_CHARS = 60
 #: Lines of a terminal that the bars leave to others.
 _SPARED_LINES = 4
 
@@ -50,7 +53,12 @@ class Display:
         """Bring it up to date."""
         if self._live:
             room = max(1, self._console.height - _SPARED_LINES - len(statuses))
-            self._live.update(Group(*(_bars(status, room) for status in statuses)), refresh=True)
+            width = min(_BAR_MOST_CHARS, max(_BAR_LEAST_CHARS, self._console.width - _BESIDE_BAR_CHARS))
+            # Of studies that have ended, a line: the one that runs is what somebody looks at.
+            bars = [
+                _title(one) if one.is_ended and one is not statuses[-1] else _bars(one, room, width) for one in statuses
+            ]
+            self._live.update(Group(*bars[-max(1, self._console.height // 2) :]), refresh=True)
         elif time.monotonic() >= self._next_line_at:
             self._next_line_at = time.monotonic() + _LINE_EVERY_S
             for status in statuses:
@@ -65,11 +73,14 @@ class Display:
             self._output.note(text)
 
 
-def _bars(status: StudyStatus, room: int) -> Group:
-    """A study: a line, and a bar for each step, as far as they have room; the first unended ones are worth most."""
+def _title(status: StudyStatus) -> Text:
     elapsed_s = (status.ended_at or time.time()) - status.queued_at
     title = Text.assemble((status.study, "bold"), f"  {status.name}  ", (status.state, STYLES.get(status.state, "")))
-    title.append(f"  {duration(elapsed_s)}", "dim")
+    return title.append(f"  {duration(elapsed_s)}", "dim")
+
+
+def _bars(status: StudyStatus, room: int, width: int) -> Group:
+    """A study: a line, and a bar for each step, as far as they have room; the first unended ones are worth most."""
     steps = list(status.steps)
     ended = [step for step in steps if step.settled == step.samples]
     notes = []
@@ -81,16 +92,16 @@ def _bars(status: StudyStatus, room: int) -> Group:
         notes.append(Text(f"  … {len(steps) - room + 1} steps wait", "dim"))
         steps = steps[: max(1, room - 1)]
     table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, max_width=40)
+    table.add_column(no_wrap=True, max_width=max(12, width))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right")
     table.add_column(no_wrap=True, overflow="ellipsis")
     for step in steps:
-        table.add_row(Text(f"  {step.name}"), _bar(step), _share(step), _detail(step, is_ended=status.is_ended))
-    return Group(title, table, *notes)
+        table.add_row(Text(f"  {step.name}"), _bar(step, width), _share(step), _detail(step, is_ended=status.is_ended))
+    return Group(_title(status), table, *notes)
 
 
-def _bar(step: StepStatus) -> Text:
+def _bar(step: StepStatus, width: int) -> Text:
     """Finished, failed, skipped or cancelled, running, and the rest, as parts of one bar."""
     failed, passed_by = step.failed + step.dead, step.skipped + step.cancelled
     counts = [(step.finished, "green"), (failed, "red"), (passed_by, "yellow"), (step.running, "cyan")]
@@ -98,10 +109,10 @@ def _bar(step: StepStatus) -> Text:
     for count, style in counts:
         done += count
         # What there is at all is seen: one failure in a million has its character.
-        upto = max(_BAR_WIDTH_CHARS * done // max(1, step.samples), min(_BAR_WIDTH_CHARS, drawn + bool(count)))
+        upto = max(width * done // max(1, step.samples), min(width, drawn + bool(count)))
         bar.append("━" * (upto - drawn), style)
         drawn = upto
-    return bar.append("─" * (_BAR_WIDTH_CHARS - drawn), "dim")
+    return bar.append("─" * (width - drawn), "dim")
 
 
 def _share(step: StepStatus) -> Text:

@@ -15,25 +15,38 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
-from mrun.engine.errors import Problem, SpecError, WorkspaceError
+from mrun.engine.errors import MrunError, Problem, SpecError, UsageError, WorkspaceError
 from mrun.engine.ids import new_study_id
+from mrun.engine.nearest import nearest_hint
+from mrun.engine.plan.clones import clones_of, make_clone
 from mrun.engine.plan.compile import check_plan, compile_plan
 from mrun.engine.plan.expanded import text_expander
+from mrun.engine.plan.generated import with_generated
+from mrun.engine.plan.kept import keep, run_key
 from mrun.engine.plan.model import Plan, SampleTable
 from mrun.engine.plan.places import JOURNAL_DIR, Place, place_study
 from mrun.engine.plan.render import NodeText
-from mrun.engine.plan.samples import SamplesRequest, open_samples, samples_request
+from mrun.engine.plan.samples import (
+    SamplesRequest,
+    bring_samples,
+    open_samples,
+    samples_request,
+    with_samples_file,
+)
+from mrun.engine.plan.variables import variable_values
+from mrun.engine.plan.workers import WorkerOrders, order_workers
 from mrun.engine.spec.dump import dump_spec
 from mrun.engine.spec.load import load_spec
 from mrun.engine.spec.model import Spec, Text, Tree
 from mrun.engine.store.seal import Seal
-from mrun.engine.store.store import Store
+from mrun.engine.store.store import Past, Store
 from mrun.engine.store.views import StepFacts
 
 #: So much of what a failed `generate` printed is shown.
@@ -52,6 +65,13 @@ class Order(msgspec.Struct, frozen=True):
     spec_path: str
     variables: dict[str, str] = {}
     output_path: str | None = None
+    #: Unknown keys, and another number of columns than labels, are warnings.
+    is_lenient: bool = False
+    #: A table that is taken instead of the spec's own file or `generate`.
+    samples_file: str | None = None
+    #: A Python file that gives the parameter table, and what its function is called with.
+    generator: str | None = None
+    generator_arguments: dict[str, str] = {}
     #: The study whose step queues this one; empty: a person does.
     parent_study: str = ""
 
@@ -73,6 +93,15 @@ class Queued(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
 
 
+class Opening(msgspec.Struct, frozen=True):
+    """Which run of which study is queued; and for a later one, what is done already, and which run it replaces."""
+
+    study: str
+    run: int = 1
+    past: Past = ()
+    replaces: str = ""
+
+
 class Checked(msgspec.Struct, frozen=True):
     """A spec in which nothing wrong was found. Nothing was made or changed."""
 
@@ -80,6 +109,7 @@ class Checked(msgspec.Struct, frozen=True):
     place: Place
     request: SamplesRequest | None
     warnings: tuple[str, ...]
+    order: Order
 
 
 def check(order: Order, environment: Mapping[str, str], cwd: str) -> Checked:
@@ -92,17 +122,33 @@ def check(order: Order, environment: Mapping[str, str], cwd: str) -> Checked:
     """
     checked = _check_spec(order, environment, cwd)
     if checked.request is not None:
-        _check_given_samples(checked.request)
+        warnings = _check_given_samples(checked.request, order)
+        return msgspec.structs.replace(checked, warnings=(*checked.warnings, *warnings))
     return checked
 
 
-def queues_of(order: Order, environment: Mapping[str, str], cwd: str) -> tuple[str, ...]:
-    """The queues that a spec's steps use, sorted. Makes and changes nothing. Raises as `check`, but not for samples."""
+def workers_of(
+    order: Order, environment: Mapping[str, str], cwd: str, host: str, steps: Sequence[str] = ()
+) -> WorkerOrders:
+    """The workers that a spec asks for. Makes and changes nothing. Raises as `check`, but not for samples.
+
+    Args:
+        host: this machine's name.
+        steps: only workers of these, and only their queues; empty: of all.
+
+    Raises:
+        UsageError: there is no such step.
+    """
     checked = _check_spec(order, environment, cwd)
     columns = checked.request.columns if checked.request else ()
     # Queues do not depend on samples: any table of the right width will do.
     table = SampleTable("npy", "", 1, columns, 0, 0) if checked.request else None
-    return _queue_names(compile_plan(checked.spec, checked.place, table))
+    plan = compile_plan(checked.spec, checked.place, table)
+    names = [step.name for step in plan.steps]
+    for step in steps:
+        if step not in names:
+            raise UsageError(f"The spec has no step '{step}'.", hint=nearest_hint(step, names))
+    return order_workers(checked.spec, checked.place, plan, host, steps)
 
 
 def prepare(checked: Checked) -> Plan:
@@ -118,12 +164,18 @@ def prepare(checked: Checked) -> Plan:
     place = _make_workspace(checked.place)
     try:
         _keep_spec(checked.spec, place)
+        for clone in clones_of(checked.spec, place):
+            make_clone(clone, place.environment, place.cwd)
         samples = None
+        warnings: list[str] = []
         if checked.request is not None:
             request = samples_request(checked.spec, place)
             assert request is not None
-            samples = _make_samples(request, place)
-        return compile_plan(checked.spec, place, samples)
+            if checked.order.samples_file is not None:
+                bring_samples(checked.order.samples_file, place.info_dir)
+            samples = _make_samples(request, place, warnings.append if checked.order.is_lenient else None)
+        plan = compile_plan(checked.spec, place, samples)
+        return msgspec.structs.replace(plan, warnings=(*plan.warnings, *warnings))
     except BaseException:
         if not Path(place.info_dir, _GENERATE_SCRIPT).exists():
             # Made by this call, with a name that was free: nothing in it is anybody else's.
@@ -137,11 +189,20 @@ async def enqueue(store: Store, seal: Seal, plan: Plan, order: Order, warnings: 
     Raises:
         BrokerError: the server refused or went away; nothing of the study is visible, and what was laid down expires.
     """
-    study = new_study_id()
-    fields = await store.submit(study, plan, seal)
-    await store.commit(study, fields, await _study_facts(store, study, plan, order))
+    return await enqueue_run(store, seal, plan, order, Opening(new_study_id()), warnings)
+
+
+async def enqueue_run(
+    store: Store, seal: Seal, plan: Plan, order: Order, opening: Opening, warnings: tuple[str, ...] = ()
+) -> Queued:
+    """The same for any run of a study. Raises as `enqueue`; UsageError if the run to be replaced has not ended."""
+    key = run_key(opening.study, opening.run)
+    keep(opening.study, opening.run, plan)
+    staged = await store.submit(key, plan, seal, opening.past)
+    facts = await _study_facts(store, key, plan, order)
+    await store.commit(key, staged, facts, replaces=opening.replaces)
     return Queued(
-        study=study,
+        study=key,
         name=plan.name,
         workspace=plan.workspace,
         queues=_queue_names(plan),
@@ -191,7 +252,43 @@ def _sentence(problem: Problem) -> str:
 
 
 def _check_spec(order: Order, environment: Mapping[str, str], cwd: str) -> Checked:
-    spec, problems = load_spec(order.spec_path)
+    try:
+        spec, problems = load_spec(
+            order.spec_path, is_lenient=order.is_lenient, has_samples_file=order.samples_file is not None
+        )
+    except SpecError as error:
+        raise SpecError(_with_later_problems(error, order, environment, cwd)) from error
+    return _check_loaded(spec, problems, order, environment, cwd)
+
+
+def _with_later_problems(error: SpecError, order: Order, environment: Mapping[str, str], cwd: str) -> list[Problem]:
+    """All problems at once: what the plan room finds in as much of the spec as could be read is told, too.
+
+    But for what stands on a line that is known to be wrong: it would follow from that.
+    """
+    found = list(error.problems)
+    if not isinstance(error.partial, Spec):
+        return found
+    lines = {problem.line for problem in found}
+    # Without dependencies, which the spec room has looked at: a circle would be told twice.
+    steps = tuple(replace(step, run=replace(step.run, depends=())) for step in error.partial.steps)
+    try:
+        _check_loaded(replace(error.partial, steps=steps), (), order, environment, cwd)
+    except SpecError as later:
+        found += [problem for problem in later.problems if problem.line and problem.line not in lines]
+    except (MrunError, LookupError, ValueError, TypeError):
+        pass  # what is missing can't be planned with; the problems that were found say what it is
+    return sorted(found, key=lambda problem: (problem.line, problem.column))
+
+
+def _check_loaded(
+    spec: Spec, problems: tuple[Problem, ...], order: Order, environment: Mapping[str, str], cwd: str
+) -> Checked:
+    if order.samples_file is not None:
+        spec = with_samples_file(spec, order.samples_file)
+    if order.generator is not None:
+        variables = variable_values(spec, order.variables, environment)
+        spec = with_generated(spec, order.generator, order.generator_arguments, variables)
     place = place_study(
         spec,
         variables=order.variables,
@@ -202,23 +299,31 @@ def _check_spec(order: Order, environment: Mapping[str, str], cwd: str) -> Check
     )
     warnings = check_plan(spec, place)
     request = samples_request(spec, place)
-    return Checked(spec, place, request, (*(_sentence(problem) for problem in problems), *warnings))
+    return Checked(spec, place, request, (*(_sentence(problem) for problem in problems), *warnings), order)
 
 
 def _queue_names(plan: Plan) -> tuple[str, ...]:
     return tuple(sorted({node.queue for node in plan.nodes}))
 
 
-def _check_given_samples(request: SamplesRequest) -> None:
-    """A file that is there already is looked at before anything is made: a wrong one changes nothing."""
+def _check_given_samples(request: SamplesRequest, order: Order) -> list[str]:
+    """A file that is there already is looked at before anything is made: a wrong one changes nothing.
+
+    Returns:
+        Warnings.
+    """
+    if order.samples_file is not None:
+        request = msgspec.structs.replace(request, paths=(os.path.abspath(order.samples_file),))
     path = _existing(request)
+    warnings: list[str] = []
     if path is None and request.generate is None:
         tried = " and ".join(f"'{path}'" for path in request.paths)
         hint = "Correct merlin.samples.file, or give merlin.samples.generate.cmd to make it."
         raise SpecError([Problem(f"There is no sample file; looked for {tried}.", hint=hint)])
     if path is not None and (path.endswith(".npy") or os.path.getsize(path) <= _PREREAD_BYTES):
         with tempfile.TemporaryDirectory(prefix="mrun-") as directory:
-            open_samples(path, request.columns, directory)
+            open_samples(path, request.columns, directory, warnings.append if order.is_lenient else None)
+    return warnings
 
 
 def _existing(request: SamplesRequest) -> str | None:
@@ -270,14 +375,14 @@ def _as_ordered(tree: Tree, place: Place) -> Tree:
     return tree | {"env": env} if env else tree
 
 
-def _make_samples(request: SamplesRequest, place: Place) -> SampleTable:
+def _make_samples(request: SamplesRequest, place: Place, warn: Callable[[str], None] | None) -> SampleTable:
     path = _existing(request)
     if path is None:
         _generate(request, place)
         path = _existing(request)
     if path is None:
         raise SpecError([Problem(f"merlin.samples.generate.cmd ended well, but made no '{request.paths[0]}'.")])
-    return open_samples(path, request.columns, place.info_dir)
+    return open_samples(path, request.columns, place.info_dir, warn)
 
 
 def _generate(request: SamplesRequest, place: Place) -> None:

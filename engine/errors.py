@@ -75,10 +75,12 @@ class SpecError(MrunError):
 
     exit_code = ExitCode.SPEC
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], partial: object = None) -> None:
         first = problems[0]
         super().__init__(first.message, hint=first.hint, where=first.where)
         self.problems = tuple(problems)
+        #: What could be read all the same, by which a later room may find more.
+        self.partial = partial
 
 
 class WorkspaceError(MrunError):

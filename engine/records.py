@@ -113,6 +113,8 @@ class WorkerFacts(msgspec.Struct, frozen=True):
     slots: int
     ends_at_ms: int = 0
     version: str = ""
+    #: What the spec calls it; empty: nothing.
+    name: str = ""
 
 
 class BeatAnswer(msgspec.Struct, frozen=True, array_like=True):

@@ -18,9 +18,9 @@ from mrun.cli.shown import counted
 def command(invocation: Invocation, study: str, let_finish: bool, yes: bool) -> None:
     """Stop a study.
 
-    Nothing more of it is claimed from this moment. Running samples get SIGTERM, and SIGKILL ten seconds later. Other
-    studies are not touched. Cancelling one that has ended changes nothing. STUDY is an id, the beginning of one, a
-    workspace, `last` or `all`.
+    Nothing more of it is claimed from this moment. Running samples get SIGTERM, and SIGKILL ten seconds later. Studies
+    that its steps have queued are stopped with it, others are not touched. Cancelling one that has ended changes
+    nothing. STUDY is an id, the beginning of one, a workspace, `last` or `all`.
 
     \b
     Examples:
@@ -32,7 +32,11 @@ def command(invocation: Invocation, study: str, let_finish: bool, yes: bool) -> 
     async def run() -> list[dict[str, object]]:
         async with invocation.session() as session:
             found = await session.views.find(study)
-            if len(found) > 1:
+            # With the studies that its steps have queued: a chain of iterations is stopped by its first one's name.
+            children = [child for one in found for child in await session.views.family(one)]
+            is_one = len(found) == 1
+            found = list(dict.fromkeys([*found, *children]))
+            if not is_one:
                 confirm(output, f"stop {len(found)} studies", is_yes=yes)
             answers = []
             for one in found:
@@ -46,6 +50,6 @@ def command(invocation: Invocation, study: str, let_finish: bool, yes: bool) -> 
     words = {"ok": "stopped", "ended": "had ended already", "gone": "is not known any more"}
     for one in answers:
         count = int(str(one["running"]))
-        will = "they may finish" if let_finish else "they are ended now"
-        running = f"; {counted(count, 'sample was', 'samples were')} running, {will}" if count else ""
+        will = "may finish" if let_finish else "will be ended"
+        running = f"; {counted(count, 'sample was', 'samples were')} running and {will}" if count else ""
         output.say(f"{one['study']}  {words[str(one['status'])]}{running}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import anyio
 import click
 
@@ -49,9 +51,10 @@ def command(invocation: Invocation) -> None:
         output.note(note)
 
 
-def unheard(found: Inspection) -> list[str]:
-    """A line for each queue that has samples to run and no worker."""
-    queues = dict.fromkeys(row.queue for row in found.queues if row.ready and not row.workers)
+def unheard(found: Inspection, studies: Collection[str] | None = None) -> list[str]:
+    """A line for each queue that has samples to run, of these studies or of any, and no worker."""
+    rows = [row for row in found.queues if studies is None or row.study in studies]
+    queues = dict.fromkeys(row.queue for row in rows if row.ready and not row.workers)
     return [f"no worker listens to queue '{queue}': start one with mrun work --queues {queue}" for queue in queues]
 
 
@@ -71,10 +74,10 @@ def _show_queues(output: Output, found: Inspection) -> None:
 
 def _show_workers(output: Output, found: Inspection) -> None:
     output.table(
-        ("worker", "host", "pid", "queues", "slots", "claims", "lease s", "left s", "draining"),
+        ("worker", "name", "host", "pid", "queues", "slots", "claims", "lease s", "left s", "draining"),
         [
             (
-                *(one.worker, one.host, one.pid, ",".join(one.queues), one.slots, one.claims),
+                *(one.worker, one.name, one.host, one.pid, ",".join(one.queues), one.slots, one.claims),
                 *(round(one.lease_s), round(one.lease_left_s), "yes" if one.is_draining else ""),
             )
             for one in found.workers

@@ -9,70 +9,124 @@ from typing import Any
 
 import anyio
 import click
+import msgspec
 
 from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.cli.output import Output
 from mrun.cli.shown import counted
 from mrun.engine.enqueue import Checked, Order, Queued, check, enqueue, prepare
 from mrun.engine.errors import UsageError
+from mrun.engine.plan.dry import INSTANCES_MOST, write_scripts
 from mrun.engine.store.connect import Broker
+
+#: Where the options below are kept for `read_order`, in click's context.
+_META = "mrun.spec_options"
+
+
+class ManyValues(click.Option):
+    """An option that takes every following word up to the next option, as Merlin's `--vars` does.
+
+    Args:
+        separator: what those words must hold, for what follows may also be the command's argument.
+    """
+
+    def __init__(self, *words: Any, separator: str = "=", **options: Any) -> None:
+        super().__init__(*words, **options)
+        self._separator = separator
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Register with click, and let what follows a value be values, too."""
+        super().add_to_parser(parser, ctx)
+        registered = parser._long_opt[self.opts[0]]
+        process_one = registered.process
+
+        def process(value: str, state: Any) -> None:
+            process_one(value, state)
+            while state.rargs and not state.rargs[0].startswith("-") and self._separator in state.rargs[0]:
+                process_one(state.rargs.pop(0), state)
+
+        registered.process = process
+
+
+def _keep(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+    ctx.meta.setdefault(_META, {})[option.name] = value
+
+
+def order_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that reads a spec. But for `variables` they go to `read_order` by themselves."""
+    for decorate in (
+        click.option(
+            *("--pargs", "arguments"), multiple=True, metavar="K:V …", cls=ManyValues, separator=":",
+            expose_value=False, callback=_keep, help="Arguments of the function in --pgen's FILE; takes several.",
+        ),
+        click.option(
+            *("--pgen", "generator"), metavar="FILE", type=click.Path(), expose_value=False, callback=_keep,
+            help="Python file with get_custom_generator(env, **kwargs), which gives the parameters.",
+        ),
+        click.option(
+            *("--lenient", "is_lenient"), is_flag=True, expose_value=False, callback=_keep,
+            help="Warn of unknown keys, and of more or fewer columns than labels, instead of refusing them.",
+        ),
+        click.option(
+            *("--vars", "variables"), multiple=True, metavar="K=V …", cls=ManyValues,
+            help="Set variables of the spec's env block; takes several, and may be given again.",
+        ),
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
 
 
 def spec_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every command that queues a spec."""
+    """The spec, and the options of every command that queues one, or says what would be queued."""
+    function = order_options(function)
     for decorate in (
+        click.option(
+            *("--samplesfile", "samples_file"), metavar="FILE", type=click.Path(), expose_value=False, callback=_keep,
+            help="Table of samples to take instead of the spec's own; copied into merlin_info.",
+        ),
         click.option(
             "-o",
             "--output-path",
             metavar="DIR",
             help="Parent of the study's workspace. [default: OUTPUT_PATH, or here]",
         ),
-        click.option(
-            "--vars",
-            "variables",
-            multiple=True,
-            metavar="K=V …",
-            cls=ManyValues,
-            help="Set variables of the spec's env block; takes several, and may be given again.",
-        ),
         click.argument("spec", metavar="SPEC", type=click.Path()),
-    ):
+    ):  # fmt: skip
         function = decorate(function)
     return function
-
-
-class ManyValues(click.Option):
-    """An option that takes every following word up to the next option, as Merlin's `--vars` does."""
-
-    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Register with click, and let what follows a value be values, too."""
-        super().add_to_parser(parser, ctx)
-        registered = parser._long_opt["--vars"]
-        process_one = registered.process
-
-        def process(value: str, state: Any) -> None:
-            process_one(value, state)
-            while state.rargs and not state.rargs[0].startswith("-") and "=" in state.rargs[0]:
-                process_one(state.rargs.pop(0), state)
-
-        registered.process = process
 
 
 def read_order(spec: str, variables: tuple[str, ...], output_path: str | None) -> Order:
     """The words of the command as an order.
 
     Raises:
-        UsageError: a variable without `=`.
+        UsageError: a variable without `=`, an argument without `:`, or arguments without a generator.
     """
+    kept: dict[str, Any] = click.get_current_context().meta.get(_META, {})
+    generator, arguments = kept.get("generator"), kept.get("arguments", ())
+    if arguments and generator is None:
+        hint = f"For example: mrun queue {spec} --pgen pgen.py --pargs {arguments[0]}"
+        raise UsageError("--pargs was given without --pgen.", hint=hint)
+    return Order(
+        spec,
+        _pairs(variables, "=", "--vars takes NAME=VALUE", "mrun queue spec.yaml --vars ITER=2 N=100"),
+        output_path,
+        is_lenient=kept.get("is_lenient", False),
+        samples_file=kept.get("samples_file"),
+        generator=generator,
+        generator_arguments=_pairs(arguments, ":", "--pargs takes KEY:VALUE", "--pgen pgen.py --pargs SEED:7"),
+        parent_study=os.environ.get("MRUN_STUDY", ""),
+    )
+
+
+def _pairs(words: tuple[str, ...], separator: str, rule: str, example: str) -> dict[str, str]:
     pairs = {}
-    for word in variables:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise UsageError(
-                f"--vars takes NAME=VALUE, not '{word}'.", hint="For example: mrun queue spec.yaml --vars ITER=2 N=100"
-            )
+    for word in words:
+        key, found, value = word.partition(separator)
+        if not found or not key:
+            raise UsageError(f"{rule}, not '{word}'.", hint=f"For example: {example}")
         pairs[key] = value
-    return Order(spec, pairs, output_path, parent_study=os.environ.get("MRUN_STUDY", ""))
+    return pairs
 
 
 def check_order(order: Order) -> Checked:
@@ -91,10 +145,36 @@ def say_queued(output: Output, queued: Queued, write: Callable[[str], None]) -> 
     write(f"workspace  {queued.workspace}")
 
 
+def dry_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--dry`."""
+    text = f"Only make the workspace, and the scripts of the first {INSTANCES_MOST:,} instances of each step."
+    return click.option("--dry", "is_dry", is_flag=True, help=text)(function)
+
+
+def run_dry(invocation: Invocation, checked: Checked) -> None:
+    """Write what would be run, and say where. No server is asked."""
+    written = write_scripts(prepare(checked))
+    warnings = (*checked.warnings, *(text for text in written.warnings if text not in checked.warnings))
+    output = invocation.output
+    output.warn(warnings)
+    output.data(msgspec.structs.replace(written, warnings=warnings))
+    output.ids([written.workspace])
+    output.say(f"dry run    {written.name}: {counted(written.written, 'script')} written, nothing was queued or run")
+    output.say(f"workspace  {written.workspace}")
+    if written.left_out:
+        output.note(
+            f"{counted(written.left_out, 'script')} left out: a dry run writes those of the first "
+            f"{INSTANCES_MOST:,} instances of each step"
+        )
+
+
 @click.command("queue")
 @spec_options
+@dry_option
 @takes_invocation
-def command(invocation: Invocation, spec: str, variables: tuple[str, ...], output_path: str | None) -> None:
+def command(
+    invocation: Invocation, spec: str, variables: tuple[str, ...], output_path: str | None, is_dry: bool
+) -> None:
     """Queue a study, for workers to run.
 
     Makes the study's workspace, generates its samples if the spec says how, and puts it on the server. Returns at once,
@@ -105,9 +185,14 @@ def command(invocation: Invocation, spec: str, variables: tuple[str, ...], outpu
       $ mrun queue spec.yaml
       $ mrun queue spec.yaml --vars N_SAMPLES=1000 ITER=2
       $ mrun queue spec.yaml -o /scratch/me
+      $ mrun queue spec.yaml --samplesfile samples.npy --dry
+      $ mrun queue spec.yaml --pgen pgen.py --pargs SEED:7 COUNT:20
     """
     order = read_order(spec, variables, output_path)
     checked = check_order(order)
+    if is_dry:
+        run_dry(invocation, checked)
+        return
     broker = invocation.reach_broker(invocation.settings())
     # Not within the session: `generate` may take hours, and no connection waits for it.
     plan = prepare(checked)

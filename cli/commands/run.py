@@ -14,7 +14,15 @@ import click
 import msgspec
 from rich.text import Text
 
-from mrun.cli.commands.queue import check_order, read_order, say_queued, server_line, spec_options
+from mrun.cli.commands.queue import (
+    check_order,
+    dry_option,
+    read_order,
+    run_dry,
+    say_queued,
+    server_line,
+    spec_options,
+)
 from mrun.cli.failures import failures_of
 from mrun.cli.invocation import Invocation, Session, takes_invocation
 from mrun.cli.shown import FailedPlace, counted, duration, show_study, study_json
@@ -42,6 +50,7 @@ class Ended(msgspec.Struct, frozen=True):
 
 @click.command("run")
 @spec_options
+@dry_option
 @click.option("--slots", type=click.IntRange(1, 4096), help="Scripts to run at once. [default: cores]")
 @click.option(
     "--lease",
@@ -55,6 +64,7 @@ def command(
     spec: str,
     variables: tuple[str, ...],
     output_path: str | None,
+    is_dry: bool,
     slots: int | None,
     lease_s: str | None,
 ) -> None:
@@ -71,6 +81,9 @@ def command(
     """
     order = read_order(spec, variables, output_path)
     checked = check_order(order)
+    if is_dry:
+        run_dry(invocation, checked)
+        return
     settings = invocation.settings(lease_s=lease_s)
     broker = invocation.reach_broker(settings)
     plan = prepare(checked)

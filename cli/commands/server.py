@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import click
 
 from mrun.cli.invocation import Invocation, takes_invocation
-from mrun.engine.errors import NotFoundError
+from mrun.cli.shown import counted
+from mrun.engine.errors import BrokerError, NotFoundError
+from mrun.engine.store.connect import Broker
 from mrun.engine.store.server import ServerFacts, find_own_server, start_own_server, stop_own_server
 
 
@@ -67,10 +70,27 @@ def stop(invocation: Invocation) -> None:
     Examples:
       $ mrun server stop
     """
+    waiting = anyio.run(_unfinished, invocation)
     was_running = stop_own_server(invocation.settings())
     output = invocation.output
-    output.data({"stopped": was_running})
+    output.data({"stopped": was_running, "unfinished": waiting})
     output.say("stopped" if was_running else "it was not running")
+    if waiting:
+        output.note(f"{counted(len(waiting), 'study', 'studies')} not finished: {', '.join(waiting[:5])}; "
+                    "workers wait, and go on when it is started again")  # fmt: skip
+
+
+async def _unfinished(invocation: Invocation) -> list[str]:
+    """Studies that the own server holds and that have not ended; none if it does not run, or can't tell."""
+    settings = invocation.settings()
+    facts = find_own_server(settings)
+    if facts is None:
+        return []
+    try:
+        async with invocation.session(broker=Broker(facts.url, "your own server")) as session:
+            return [one.study for one in await session.views.studies() if not one.is_ended]
+    except BrokerError:
+        return []
 
 
 def _show(invocation: Invocation, facts: ServerFacts, what: str) -> None:

@@ -9,11 +9,14 @@ import anyio
 import click
 
 from mrun.cli.commands.inspect import unheard
+from mrun.cli.failures import failures_of
 from mrun.cli.invocation import Invocation, takes_invocation
-from mrun.cli.shown import show_study, study_json
+from mrun.cli.shown import FailedPlace, show_study, study_json
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
 from mrun.engine.errors import ExitCode
 from mrun.engine.store.views import StudyStatus
+
+_FAILURES_SHOWN = 10
 
 
 @click.command("wait")
@@ -39,26 +42,27 @@ def command(invocation: Invocation, study: str, timeout_s: float | None) -> None
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
-    async def run() -> list[StudyStatus]:
+    async def run() -> tuple[list[StudyStatus], dict[str, list[FailedPlace]]]:
         async with invocation.session() as session:
             found = await session.views.find(study)
 
             async def studies() -> list[str]:
                 return found
 
-            for note in unheard(await session.views.inspect()):
+            for note in unheard(await session.views.inspect(), found):
                 invocation.output.note(note)
             with Display(invocation.output) as display:
-                return await wait_for_end(
+                ended = await wait_for_end(
                     session, studies, display, lambda: deadline is None or time.monotonic() < deadline
                 )
+            return ended, {one.study: await failures_of(session, one.study, _FAILURES_SHOWN) for one in ended}
 
-    statuses = anyio.run(run)
+    statuses, failed = anyio.run(run)
     output = invocation.output
-    output.data([study_json(status) for status in statuses])
+    output.data([study_json(status) | {"failed_samples": failed[status.study]} for status in statuses])
     output.ids(status.study for status in statuses)
     for status in statuses:
-        show_study(output, status)
+        show_study(output, status, failed[status.study])
     if not all(status.is_ended for status in statuses):
         output.note(f"not ended after {timeout_s:g} s; it goes on")
         sys.exit(ExitCode.INTERRUPTED)

@@ -138,11 +138,12 @@ def study_resolver(spec: Spec, place: Place, findings: Findings) -> Resolver:
     variables = Variables(spec, place.variables, place.environment, findings)
     resolver = Resolver(spec, variables, findings)
     resolver.values = study_values(place)
-    resolver.values |= _path_dependencies(spec, place, resolver, findings)
+    resolver.values |= _dependencies(spec, place, resolver, findings)
     return resolver
 
 
-def _path_dependencies(spec: Spec, place: Place, resolver: Resolver, findings: Findings) -> dict[str, str]:
+def _dependencies(spec: Spec, place: Place, resolver: Resolver, findings: Findings) -> dict[str, str]:
+    """Where they are, or will be, by name."""
     paths = {}
     for dependency in spec.path_dependencies:
         name = dependency.name.value
@@ -153,8 +154,12 @@ def _path_dependencies(spec: Spec, place: Place, resolver: Resolver, findings: F
         if not Path(path).exists():
             findings.error(dependency.path, f"The dependency '{name}' is missing: there is no '{path}'.")
         paths[name] = path
-    for git in spec.git_dependencies[:1]:
-        findings.error(git.name, "env.dependencies.git is not supported yet.")
+    for git in spec.git_dependencies:
+        name = git.name.value
+        if name in RESERVED:
+            findings.error(git.name, f"'{name}' is a name of mrun's own, a dependency can't have it.")
+        expanded = resolver.study_text(git.path, f"the path of '{name}'").strip()
+        paths[name] = os.path.normpath(os.path.join(place.cwd, expanded, name))
     return paths
 
 
@@ -179,6 +184,11 @@ def _check_env(spec: Spec, resolver: Resolver) -> None:
     """Read every variable and label for itself, so that what is wrong in one is noted there, used or not."""
     for name, text in resolver.variables.texts.items():
         resolver.read(text, Where(f"the variable '{name}'", EVERYWHERE))
+    for git in spec.git_dependencies:
+        for key in ("url", "tag", "branch", "hash"):
+            git_text = getattr(git, key)
+            if git_text is not None:
+                resolver.study_text(git_text, f"the {key} of '{git.name.value}'")
     for label in ("bank", "queue", "walltime", "nodes"):
         batch_text = getattr(spec.batch, label)
         if batch_text is not None:
@@ -236,6 +246,7 @@ def _make_steps(draft: Draft, templater: Templater) -> tuple[PlanStep, ...]:
             chunk=step.step.run.chunk,
             max_fails=_max_fails(step, templater),
             resource_class=classes.setdefault(step.needs, len(classes)),
+            script_ending=".sh" if step.batch_type == "local" else ".slurm.sh",
         )
         for step in draft.steps
     )

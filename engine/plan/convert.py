@@ -6,13 +6,17 @@ Memory is bounded by a chunk, whatever the size of the table.
 from __future__ import annotations
 
 import csv
+import itertools
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from mrun.engine.errors import Problem, SpecError
 from mrun.engine.plan.model import SampleTable
+
+#: Hears of what is let pass.
+Warn = Callable[[str], None]
 
 CELLS_FILE = "samples.utf8"
 OFFSETS_FILE = "samples.offsets.npy"
@@ -24,18 +28,27 @@ _CHUNK_CELLS = 1 << 16
 _HEADER_BYTES = 128
 
 
-def check_width(path: str, width: int, columns: Sequence[str]) -> None:
+def check_width(path: str, width: int, columns: Sequence[str], warn: Warn | None = None) -> None:
     """Compare a file's columns with the labels.
 
+    Args:
+        warn: hears of a difference that is let pass: columns without a label are left out, labels without a column
+            are empty.
+
     Raises:
-        SpecError: if they are not as many.
+        SpecError: if they are not as many, and there is no `warn`.
     """
-    if width != len(columns):
+    if width != len(columns) and warn is not None:
+        what = "those without a label are left out" if width > len(columns) else "labels without a column are empty"
+        warn(f"The sample file has {width} columns, and column_labels names {len(columns)}: {what}.")
+    elif width != len(columns):
         message = f"The sample file '{path}' has {width} columns, and column_labels names {len(columns)}."
         raise SpecError([Problem(message, path, hint="Give one label per column.")])
 
 
-def convert_text(path: str, columns: tuple[str, ...], converted_dir: str, delimiter: str) -> SampleTable:
+def convert_text(
+    path: str, columns: tuple[str, ...], converted_dir: str, delimiter: str, warn: Warn | None = None
+) -> SampleTable:
     """Write the two files into the directory, and describe the table. They appear whole, or not at all.
 
     Raises:
@@ -51,7 +64,8 @@ def convert_text(path: str, columns: tuple[str, ...], converted_dir: str, delimi
             open(partial_paths[0], "wb") as cells,
             open(partial_paths[1], "wb") as offsets,
         ):
-            count = _write(_rows(source, path, delimiter), columns, path, (cells, offsets))
+            rows = _with_width(_rows(source, path, delimiter), columns, path, warn)
+            count = _write(rows, columns, path, (cells, offsets))
         partial_paths[0].replace(cells_path)
         partial_paths[1].replace(offsets_path)
     finally:
@@ -136,6 +150,18 @@ def _rows(source: TextIO, path: str, delimiter: str) -> Iterator[list[str]]:
         raise SpecError([Problem(message, path, lines.number + 1)]) from error
 
 
+def _with_width(
+    rows: Iterator[list[str]], columns: tuple[str, ...], path: str, warn: Warn | None
+) -> Iterator[list[str]]:
+    """The rows, each with one cell for each label."""
+    first = next(rows, None)
+    if first is None:
+        return
+    check_width(path, len(first), columns, warn)
+    for row in itertools.chain([first], rows):
+        yield [*row, *[""] * (len(columns) - len(row))][: len(columns)]
+
+
 def _has_tabs(source: TextIO) -> bool:
     """Whether the first row of a `.tab` file holds a tab. If not, blanks separate its cells, as they do for Merlin."""
     rows = (line.partition("#")[0].strip(" \r\n") for line in source)
@@ -156,8 +182,6 @@ def _write(rows: Iterator[list[str]], columns: tuple[str, ...], path: str, files
     texts: list[bytes] = []
     end = count = 0
     for row in rows:
-        if count == 0:
-            check_width(path, len(row), columns)
         count += 1
         for cell in row:
             data = cell.encode()

@@ -86,6 +86,8 @@ class PlanStep(msgspec.Struct, frozen=True):
     max_fails: int | None = None
     #: Number of the class (equal resources and walltime) that it belongs to.
     resource_class: int = 0
+    #: How the names of its scripts end; `.slurm.sh` for every scheduler, as with Merlin.
+    script_ending: str = ".sh"
 
     @property
     def node_count(self) -> int:

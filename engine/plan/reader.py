@@ -42,7 +42,10 @@ class SampleReader:
             self._open()
         if self._rows is not None:
             row = self._rows[index]
-            return tuple(_text(value) for value in (row if row.ndim else row.reshape(1)))
+            width = len(self._table.columns)
+            texts = [_text(value) for value in (row[:width] if row.ndim else row.reshape(1))]
+            # Fewer columns than labels were let pass when the study was queued.
+            return (*texts, *[""] * (width - len(texts)))
         assert self._offsets is not None
         width = len(self._table.columns)
         ends = self._offsets[index * width : (index + 1) * width + 1].tolist()

@@ -51,6 +51,10 @@ class NodeText:
         text = "".join(filled)
         return text if text.endswith("\n") else text + "\n"
 
+    def script_name(self, *, is_restart: bool = False) -> str:
+        """The script's file name."""
+        return f"{self.instance_name}{'.restart' if is_restart else ''}{self.step.script_ending}"
+
     def sample_directory(self, sample_index: int) -> str:
         """The directory in which a sample runs, absolute: the node's own if it has only one."""
         path = self._sample_path(sample_index)

@@ -14,6 +14,7 @@ from mrun.engine.plan.variables import Variables
 from mrun.engine.spec.model import Spec, Text
 
 #: What in a script can't be a shell command by accident: then it is a token with a wrong name.
+_ONE_WORD = re.compile(r"[A-Za-z_][\w.]*")
 _LOOKS_LIKE_TOKEN = re.compile(r"[A-Z0-9_.]*[A-Z][A-Z0-9_.]*")
 
 EVERYWHERE = frozenset(Meaning)
@@ -56,6 +57,7 @@ class Resolver:
         self.step_numbers = {step.name.value: index for index, step in enumerate(spec.steps)}
         self._parameters = {parameter.name.value for parameter in spec.parameters}
         self._dependencies = {dependency.name.value for dependency in spec.path_dependencies}
+        self._dependencies |= {dependency.name.value for dependency in spec.git_dependencies}
         self._columns: dict[str, int] = {}
         self._other_cases: dict[str, Named] = {}
         self.set_columns(tuple(label.value for label in spec.samples.column_labels) if spec.samples else ())
@@ -116,6 +118,8 @@ class Resolver:
         if named is None:
             if is_own and (not where.is_script or self._is_clearly_token(use.name)):
                 self._note_unknown(use, where)
+            elif is_own:
+                self._warn_of_near_name(use)
             return use.raw
         if named.is_other_case and where.is_script:
             if named.meaning not in where.allowed:
@@ -133,11 +137,21 @@ class Resolver:
         stem, _, end = name.rpartition(".")
         return bool(_LOOKS_LIKE_TOKEN.fullmatch(name)) or end == "workspace" or stem in self._parameters
 
-    def _note_unknown(self, use: Use, where: Where) -> None:
+    def _warn_of_near_name(self, use: Use) -> None:
+        """One word that the shell will take for a command, and that is nearly a name of ours: probably a slip."""
+        if not _ONE_WORD.fullmatch(use.name) or self.variables.is_command(use.name):
+            return
+        hint = nearest_hint(use.name, self._known_names(), lists_known=False)
+        if hint:
+            self.findings.warn(use.text, f"'$({use.name})' is left to the shell. {hint}", offset=use.offset)
+
+    def _known_names(self) -> list[str]:
         known = {*self.variables.texts, *BUILT_IN, *self._columns, *self._dependencies}
         known |= {f"{name}{end}" for name in self._parameters for end in ("", ".label", ".name")}
-        known |= {f"{name}.workspace" for name in self.step_numbers}
-        hint = nearest_hint(use.name, sorted(known), lists_known=False)
+        return sorted(known | {f"{name}.workspace" for name in self.step_numbers})
+
+    def _note_unknown(self, use: Use, where: Where) -> None:
+        hint = nearest_hint(use.name, self._known_names(), lists_known=False)
         if where.is_script:
             hint = f"{hint} Write '\\$({use.name})' if it is meant for the shell.".lstrip()
         self.findings.error(use.text, f"'$({use.name})' is not a known name.", offset=use.offset, hint=hint)

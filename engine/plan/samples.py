@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +13,15 @@ import numpy as np
 
 from mrun.engine.errors import Problem, SpecError
 from mrun.engine.plan.compile import study_resolver
-from mrun.engine.plan.convert import check_width, convert_text
+from mrun.engine.plan.convert import Warn, check_width, convert_text
 from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.model import SampleTable
 from mrun.engine.plan.places import Place
-from mrun.engine.spec.model import Spec
+from mrun.engine.spec.merlin_block import SAMPLE_EXTENSIONS
+from mrun.engine.spec.model import Spec, Text, Tree
 
-_NPY_MAGIC = b"\x93NUMPY"
+#: From this size on a given file is linked into the workspace. A worker notices if it is changed there.
+_LINKED_BYTES = 64 << 20
 
 
 class SamplesRequest(msgspec.Struct, frozen=True):
@@ -55,13 +59,63 @@ def samples_request(spec: Spec, place: Place) -> SamplesRequest | None:
     return SamplesRequest(tuple(paths), columns, generate, shell, samples.level_max_dirs)
 
 
-def open_samples(path: str | Path, columns: Sequence[str], converted_dir: str | Path) -> SampleTable:
+def with_samples_file(spec: Spec, path: str) -> Spec:
+    """The spec with its samples taken from a copy of that file in merlin_info, instead of its own file or `generate`.
+
+    Raises:
+        SpecError: the spec has no samples, or the file has another ending than a table's.
+    """
+    if spec.samples is None or not isinstance(spec.tree, dict):
+        hint = "Add merlin.samples with column_labels."
+        raise SpecError([Problem("--samplesfile was given, and the spec has no samples.", spec.path, hint=hint)])
+    if Path(path).suffix.lower() not in SAMPLE_EXTENSIONS:
+        message = f"The sample file '{path}' is neither .npy nor .csv nor .tab."
+        raise SpecError([Problem(message, path, hint="Save it as one of them.")])
+    file = Text(f"$(MERLIN_INFO)/{copy_name(path)}")
+    samples = msgspec.structs.replace(spec.samples, file=file, generate=None)
+    block = "merlin" if "merlin" in spec.tree else "mrun"
+    merlin = spec.tree[block]
+    assert isinstance(merlin, dict)
+    assert isinstance(merlin["samples"], dict)
+    own = {key: value for key, value in merlin["samples"].items() if key != "generate"}
+    tree: Tree = {**spec.tree, block: {**merlin, "samples": {**own, "file": file}}}
+    return msgspec.structs.replace(spec, samples=samples, tree=tree)
+
+
+def copy_name(path: str) -> str:
+    """The name of a given file's copy: its own, unless that would be read as a variable."""
+    name = Path(path).name
+    return f"samples{Path(path).suffix}" if "$" in name else name
+
+
+def bring_samples(path: str, info_dir: str) -> None:
+    """Copy a given file into merlin_info. A large one is linked where it can be, for a second copy may have no room.
+
+    Raises:
+        SpecError: it can't be read, or not be copied.
+    """
+    target = os.path.join(info_dir, copy_name(path))
+    try:
+        if os.path.getsize(path) >= _LINKED_BYTES:
+            with contextlib.suppress(OSError):
+                os.link(os.path.realpath(path), target)
+                return
+        shutil.copyfile(path, target)
+    except OSError as error:
+        message = f"The sample file '{path}' can't be copied to '{target}': {error.strerror}."
+        raise SpecError([Problem(message, path)]) from error
+
+
+def open_samples(
+    path: str | Path, columns: Sequence[str], converted_dir: str | Path, warn: Warn | None = None
+) -> SampleTable:
     """Describe the table in a file. `.npy` costs the same for any number of rows; `.csv` and `.tab` are streamed once.
 
     Args:
         path: a `.npy`, `.csv` or `.tab` file.
         columns: the label of each column.
         converted_dir: an existing directory, for the converted text of a `.csv` or `.tab` file.
+        warn: hears of another number of columns than labels, which is an error without it.
 
     Raises:
         SpecError: if the file is missing, broken, empty, or not a table with so many columns.
@@ -70,9 +124,9 @@ def open_samples(path: str | Path, columns: Sequence[str], converted_dir: str | 
     kind = Path(path).suffix.lower()
     try:
         if kind == ".npy":
-            return _open_npy(path, tuple(columns))
+            return _open_npy(path, tuple(columns), warn)
         if kind in (".csv", ".tab"):
-            return convert_text(path, tuple(columns), str(converted_dir), "," if kind == ".csv" else "\t")
+            return convert_text(path, tuple(columns), str(converted_dir), "," if kind == ".csv" else "\t", warn)
     except OSError as error:
         message = f"The sample file '{path}' can't be read: {error.strerror or error}."
         raise SpecError([Problem(message, path)]) from error
@@ -80,7 +134,7 @@ def open_samples(path: str | Path, columns: Sequence[str], converted_dir: str | 
     raise SpecError([Problem(message, path, hint="Save it as one of them.")])
 
 
-def _open_npy(path: str, columns: tuple[str, ...]) -> SampleTable:
+def _open_npy(path: str, columns: tuple[str, ...], warn: Warn | None) -> SampleTable:
     shape, dtype = _read_header(path)
     if dtype.hasobject or dtype.names is not None or dtype.kind == "V" or dtype.subdtype is not None:
         raise _unfit(path, f"holds values of type '{dtype}'", "Use numbers, booleans or strings.")
@@ -90,7 +144,7 @@ def _open_npy(path: str, columns: tuple[str, ...]) -> SampleTable:
     width = shape[1] if len(shape) == 2 else 1
     if count == 0 or width == 0:
         raise _unfit(path, "holds no samples")
-    check_width(path, width, columns)
+    check_width(path, width, columns, warn)
     stat = Path(path).stat()
     return SampleTable(
         kind="npy",

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from mrun.engine.nearest import nearest_hint
 from mrun.engine.plan.durations import parse_walltime_s
 from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.local_launcher import has_room, local_launch
+from mrun.engine.plan.launching import COUNTS, Launching, assignment
 from mrun.engine.plan.names import PARAMETER_MEANINGS, Meaning
 from mrun.engine.plan.resolve import EVERYWHERE, STUDY_ONLY, Meant, Pieces, Resolver, Where
 from mrun.engine.plan.tokens import safe_name
 from mrun.engine.spec.model import Spec, Step, Text
+from mrun.engine.spec.texts import parse_flag
+from mrun.launchers.prefixes import PREFIXES
 
 #: Directories of the workspace that are not steps'.
 _TAKEN_DIRECTORIES = frozenset({"merlin_info", "mrun_info"})
 
-_COUNTS = ("nodes", "procs", "cores per task", "gpus per task", "gpus")
 _MAX_FAILS = re.compile(r"\d+|\d+(\.\d*)?%")
+#: Where a parameter stands in a text that is not yet cut into pieces.
+_HOLE = re.compile("\0([^\0]*)\0")
 _WITH_PARAMETERS = STUDY_ONLY | PARAMETER_MEANINGS
 
 
@@ -32,6 +35,8 @@ class DraftStep(msgspec.Struct, frozen=True):
     name: str
     directory: str
     shell: str
+    #: `local`, or a scheduler's.
+    batch_type: str
     cmd: Pieces
     restart: Pieces | None
     queue: Pieces
@@ -72,17 +77,22 @@ class _Reader:
         self._resolver = resolver
         self._findings = findings
         self._parameters: set[str] = set()
+        self._holes: dict[str, Meant] = {}
 
     def read(self, name: str, index: int, sources: Sequence[str]) -> DraftStep:
         step, run = self._step, self._run
         self._check_supported()
-        resources = {key: self._fixed(text, key) for key, text in run.resources.items()}
-        counts = self._counts(resources)
-        shell = self._fixed(run.shell or self._spec.batch.shell, "shell")
-        cmd = self._script(run.cmd, "cmd", counts)
-        restart = self._script(run.restart, "restart", counts) if run.restart else None
-        queue = self._pieces(run.task_queue, "task_queue", _WITH_PARAMETERS)
+        resources = {
+            key: self._fixed(text, key) if key == "exclusive" else self._with_holes(text, key)
+            for key, text in run.resources.items()
+        }
         walltime_s = self._walltime_s()
+        shell = self._fixed(run.shell or self._spec.batch.shell, "shell")
+        launching = self._launching(resources, walltime_s)
+        head = self._source_lines(sources, shell)
+        cmd = self._script(run.cmd, "cmd", launching, head)
+        restart = self._script(run.restart, "restart", launching, head) if run.restart else None
+        queue = self._pieces(run.task_queue, "task_queue", _WITH_PARAMETERS)
         for text in (step.name, step.description):
             self._pieces(text, "description" if text is step.description else "name", EVERYWHERE)
         for key, text in run.launcher_texts.items():
@@ -95,8 +105,9 @@ class _Reader:
             name=name,
             directory=safe_name(name),
             shell=shell.strip() or "/bin/bash",
-            cmd=(*self._source_lines(sources, shell), *cmd),
-            restart=None if restart is None else (*self._source_lines(sources, shell), *restart),
+            batch_type=launching.batch_type,
+            cmd=cmd,
+            restart=restart,
             queue=queue,
             own_parameters=frozenset(self._parameters),
             mentioned=frozenset(int(p.argument) for p in scripts if p.meaning is Meaning.STEP_WORKSPACE),
@@ -128,15 +139,16 @@ class _Reader:
                 self._findings.error(piece.use.text, message, offset=piece.use.offset)
         return "".join(piece for piece in pieces if isinstance(piece, str))
 
-    def _script(self, text: Text, key: str, counts: dict[str, int]) -> Pieces:
-        """A script with its launcher put in."""
+    def _script(self, text: Text, key: str, launching: Launching, head: Sequence[str]) -> Pieces:
+        """A script with its first lines, and its launchers put in."""
+        read = self._pieces(text, key, EVERYWHERE, is_script=True)
+        literal = "".join(piece if isinstance(piece, str) else "\0" for piece in read)
         pieces: list[str | Meant] = []
-        for piece in self._pieces(text, key, EVERYWHERE, is_script=True):
-            if isinstance(piece, Meant) and piece.meaning is Meaning.LAUNCHER:
-                pieces.append(self._launcher(piece, counts))
-            elif isinstance(piece, Meant) and piece.meaning is Meaning.VARIABLE_LAUNCHER:
-                message = f"'$({piece.use.name})' is not supported yet."
-                self._findings.error(piece.use.text, message, offset=piece.use.offset, hint="Use '$(LAUNCHER)'.")
+        is_variable = False
+        for piece in read:
+            if isinstance(piece, Meant) and piece.meaning in (Meaning.LAUNCHER, Meaning.VARIABLE_LAUNCHER):
+                is_variable |= piece.meaning is Meaning.VARIABLE_LAUNCHER
+                pieces.extend(self._launcher(piece, launching, literal))
             elif (
                 isinstance(piece, Meant) and piece.meaning in (Meaning.SAMPLE, Meaning.TABLE) and not self._spec.samples
             ):
@@ -144,26 +156,105 @@ class _Reader:
                 self._findings.error(piece.use.text, message, offset=piece.use.offset, hint="Add merlin.samples.")
             else:
                 pieces.append(piece)
-        return tuple(pieces)
+        defaults = self._variable_defaults(text, launching.variable_defaults(literal)) if is_variable else ()
+        return (*defaults, *head, *pieces)
 
-    def _launcher(self, piece: Meant, counts: dict[str, int]) -> str:
+    def _launcher(self, piece: Meant, launching: Launching, script: str) -> Pieces:
+        """The words for one use, and the step's own text for that launcher behind them."""
         use = piece.use
-        if not has_room(counts, use.brackets):
+        if not launching.has_room(use.brackets):
             message = f"'{use.raw}' asks for more nodes or procs than the step has."
             self._findings.error(use.text, message, offset=use.offset)
-        return local_launch(counts, use.brackets, has_mpiexec=self._resolver.variables.is_command("mpiexec"))
+        is_variable = piece.meaning is Meaning.VARIABLE_LAUNCHER
+        words = launching.variable_launcher(use.brackets, script) if is_variable else launching.launcher(use.brackets)
+        filled = self._filled(words)
+        own = self._run.launcher_texts.get(launching.text_key)
+        if launching.batch_type != "local":
+            for key in launching.unknown_keys():
+                message = f"'{key}' of step '{self._step.name.value}' has no effect with batch type"
+                self._findings.warn(self._run.resources[key], f"{message} '{launching.batch_type}'.")
+        return filled if own is None else (*filled, " ", *self._pieces(own, launching.text_key, _WITH_PARAMETERS))
 
-    def _counts(self, resources: dict[str, str]) -> dict[str, int]:
+    def _variable_defaults(self, text: Text, defaults: Mapping[str, str]) -> Pieces:
+        shell = shell_name(self._fixed(self._run.shell or self._spec.batch.shell, "shell"))
+        lines = [assignment(shell, name, value) for name, value in defaults.items()]
+        if not all(lines):
+            message = f"'$(VLAUNCHER)' of step '{self._step.name.value}' needs a shell's variables."
+            self._findings.error(text, message, hint="Use '$(LAUNCHER)', or a shell such as /bin/bash.")
+        return self._filled("".join(lines))
+
+    def _launching(self, resources: dict[str, str], walltime_s: float | None) -> Launching:
+        counts = self._counts(resources)
+        exclusive = resources.get("exclusive", "no")
+        if parse_flag(exclusive.strip()) is None:
+            message = f"exclusive must be yes or no, not '{exclusive}'."
+            self._findings.error(self._run.resources["exclusive"], message)
+        return Launching(
+            batch_type=self._batch_type(),
+            counts={
+                key: str(numbers[0]) if not _HOLE.search(resources[key]) else resources[key].strip()
+                for key, numbers in counts.items()
+            },
+            least={key: min(numbers, default=COUNTS[key]) for key, numbers in counts.items()},
+            texts={key: value.strip() for key, value in resources.items() if key not in COUNTS and value.strip()},
+            walltime_s=walltime_s,
+            is_exclusive=parse_flag(exclusive.strip()) or False,
+            has_mpiexec=self._resolver.variables.is_command("mpiexec"),
+        )
+
+    def _batch_type(self) -> str:
+        text = self._run.batch_type or self._spec.batch.type
+        batch_type = self._fixed(text, "batch.type").strip()
+        if batch_type in PREFIXES:
+            return batch_type
+        self._findings.error(text, f"'{batch_type}' is no batch type.", hint=nearest_hint(batch_type, PREFIXES))
+        return "local"
+
+    def _counts(self, resources: dict[str, str]) -> dict[str, list[int]]:
+        """The numbers among the resources, for each row of parameters; one number where rows do not differ."""
         counts = {}
-        for key in _COUNTS:
+        for key in COUNTS:
             if key not in resources:
                 continue
             try:
-                counts[key] = _count(resources[key])
-            except ValueError:
-                message = f"{key} must be a whole number of at least {_least(key)}, not '{resources[key]}'."
+                counts[key] = [_count(text, COUNTS[key]) for text in self._in_rows(resources[key])]
+            except ValueError as error:
+                message = f"{key} must be a whole number of at least {COUNTS[key]}, not '{error}'."
                 self._findings.error(self._run.resources[key], message)
         return counts
+
+    def _in_rows(self, text: str) -> list[str]:
+        """A text with holes as it is in each row."""
+        filled = [text]
+        for parameter in self._spec.parameters:
+            name = parameter.name.value
+            if f"\0{name}\0" in text:
+                what = f"a value of '{name}'"
+                values = [self._resolver.study_text(value, what) for value in parameter.values]
+                # Rows of different lengths are a problem that is noted elsewhere; here the shortest counts.
+                rows = filled * len(values) if len(filled) == 1 else filled
+                filled = [row.replace(f"\0{name}\0", value) for row, value in zip(rows, values, strict=False)]
+        return filled
+
+    def _with_holes(self, text: Text, key: str) -> str:
+        """The text, in which a parameter is a hole that `_filled` makes a piece again."""
+        parts = []
+        for piece in self._pieces(text, key, _WITH_PARAMETERS):
+            if isinstance(piece, str):
+                parts.append(piece)
+            elif piece.meaning is Meaning.PARAMETER:
+                self._holes[piece.argument] = piece
+                parts.append(f"\0{piece.argument}\0")
+            else:
+                message = f"'$({piece.use.name})' can't be used in {self._what(key)}, only a parameter's value."
+                self._findings.error(piece.use.text, message, offset=piece.use.offset)
+        return "".join(parts)
+
+    def _filled(self, text: str) -> Pieces:
+        parts = _HOLE.split(text)
+        # Every second part is what stood in a hole.
+        pieces = [self._holes[part] if index % 2 else part for index, part in enumerate(parts)]
+        return tuple(piece for piece in pieces if piece != "")
 
     def _walltime_s(self) -> float | None:
         text = self._run.walltime
@@ -217,10 +308,6 @@ class _Reader:
 
     def _check_supported(self) -> None:
         run, step = self._run, self._step
-        type_text = run.batch_type or self._spec.batch.type
-        batch_type = self._fixed(type_text, "batch.type")
-        if batch_type != "local":
-            self._findings.error(type_text, f"The batch type '{batch_type}' is not supported yet.", hint="Use 'local'.")
         if run.mode != "inside":
             self._findings.error(step.name, f"'mode: {run.mode}' of step '{step.name.value}' is not supported yet.")
         if run.is_warm:
@@ -229,11 +316,16 @@ class _Reader:
             self._findings.error(text, f"Named resources of step '{step.name.value}' are not supported yet.")
 
 
-def source_word(shell: str) -> str:
-    """The command with which that shell reads a file, or nothing if it is no shell. POSIX knows only the dot."""
+def shell_name(shell: str) -> str:
+    """The program behind `#!`: `bash` of `/usr/bin/env -S bash -l`."""
     words = [word.rpartition("/")[2] for word in shell.split()]
     names = [word for word in words if word not in ("env", "-S") and not word.startswith("-")]
-    name = names[0] if names else ""
+    return names[0] if names else ""
+
+
+def source_word(shell: str) -> str:
+    """The command with which that shell reads a file, or nothing if it is no shell. POSIX knows only the dot."""
+    name = shell_name(shell)
     if name in ("sh", "dash", "ash"):
         return "."
     return "source" if name in ("bash", "zsh", "ksh", "csh", "tcsh", "fish") else ""
@@ -317,12 +409,11 @@ def _ancestors(drafts: Sequence[DraftStep], index: int) -> Iterator[int]:
                 yield parent
 
 
-def _count(text: str) -> int:
-    number = int(text.strip().replace("_", ""), 0)
-    if number < 0:
+def _count(text: str, least: int) -> int:
+    try:
+        number = int(text.strip().replace("_", ""), 0)
+    except ValueError:
+        raise ValueError(text) from None
+    if number < least:
         raise ValueError(text)
     return number
-
-
-def _least(key: str) -> int:
-    return 0 if "gpus" in key else 1

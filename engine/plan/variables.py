@@ -18,6 +18,7 @@ from mrun.engine.plan.tokens import Flat, Scanner, Use
 from mrun.engine.spec.model import Spec, Text
 
 _ENVIRONMENT_NAME = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
+_PLAIN_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _HOME = re.compile(r"~[^/]*")
 
 
@@ -96,7 +97,8 @@ class Variables:
             name = match.group(1) or match.group(2) or ""
             if name in self._environment:
                 return self._environment[name]
-            if name[:1].isalpha() or name[:1] == "_":
+            # `${X:-default}` is the shell's to read, if it comes to one.
+            if _PLAIN_NAME.fullmatch(name):
                 message = f"The environment variable '{name}' is not set: '{match.group()}' stays as it is."
                 self._findings.warn(text, message, offset=offset + match.start())
             return match.group()
@@ -110,6 +112,15 @@ class Variables:
         if match.group() == "~" and "HOME" in self._environment:
             return self._environment["HOME"]
         return str(Path(match.group()).expanduser())
+
+
+def variable_values(spec: Spec, overrides: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a spec, put into one another; what is no variable stays as it is. Finds no problems."""
+    variables = Variables(spec, overrides, environment, Findings(spec.path))
+    return {
+        name: "".join(part if isinstance(part, str) else part.raw for part in variables.flat(text))
+        for name, text in variables.texts.items()
+    }
 
 
 def _overridden(texts: dict[str, Text], overrides: Mapping[str, str], findings: Findings) -> dict[str, Text]:

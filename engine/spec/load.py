@@ -29,12 +29,15 @@ _UNUSED_BLOCKS = ("execution",)
 _NOT_IN_STUDY_NAMES = re.compile(r"[^A-Za-z0-9\-_.() ]")
 
 
-def load_spec(path: str | Path, *, is_lenient: bool = False) -> tuple[Spec, tuple[Problem, ...]]:
+def load_spec(
+    path: str | Path, *, is_lenient: bool = False, has_samples_file: bool = False
+) -> tuple[Spec, tuple[Problem, ...]]:
     """The spec in a YAML file, and the warnings about it, in file order.
 
     Args:
         path: The file. Problems name it as it is given here.
         is_lenient: Whether unknown keys are warnings instead of errors.
+        has_samples_file: Whether the samples' file is given elsewhere, and the spec need not name one.
 
     Raises:
         SpecError: With everything that is wrong, in file order.
@@ -44,8 +47,8 @@ def load_spec(path: str | Path, *, is_lenient: bool = False) -> tuple[Spec, tupl
     root = read_tree(_decode(original, problems), problems)
     root = with_plain_numbers(root, problems)
     absolute = os.path.normpath(Path(path).absolute())
-    spec = _read_spec(root, problems, absolute, original)
-    problems.raise_if_any()
+    spec = _read_spec(root, problems, absolute, original, has_samples_file=has_samples_file)
+    problems.raise_if_any(spec)
     return spec, problems.warnings
 
 
@@ -76,7 +79,7 @@ def _decode(original: bytes, problems: Problems) -> str:
         problems.fail(message, place, "Save it as UTF-8.")
 
 
-def _read_spec(root: Mapping, problems: Problems, path: str, original: bytes) -> Spec:
+def _read_spec(root: Mapping, problems: Problems, path: str, original: bytes, *, has_samples_file: bool) -> Spec:
     top = Block(root, WHOLE_SPEC, problems)
     top.warn_unused(_UNUSED_BLOCKS)
     top.refuse_unknown((*_BLOCKS, *_UNUSED_BLOCKS))
@@ -88,7 +91,7 @@ def _read_spec(root: Mapping, problems: Problems, path: str, original: bytes) ->
     check_depends(steps, problems)
     merlin = find_merlin(top)
     workers = read_workers(merlin, {step.name.value for step in steps})
-    samples = read_samples(merlin)
+    samples = read_samples(merlin, has_other_file=has_samples_file)
     check_clashes(_names(env, parameters, samples), problems)
     return Spec(
         path=path,

@@ -47,13 +47,20 @@ def read_workers(merlin: Block | None, steps: set[str]) -> tuple[WorkerSettings,
     return tuple(_worker(entry.key, workers, steps) for entry in workers.entries())
 
 
-def read_samples(merlin: Block | None) -> Samples | None:
-    """The samples, None if the block is missing or empty."""
+def read_samples(merlin: Block | None, *, has_other_file: bool = False) -> Samples | None:
+    """The samples, None if the block is missing or empty.
+
+    Args:
+        has_other_file: another file is taken (`--samplesfile`): the block need not name one.
+    """
     block = merlin.block("samples") if merlin is not None else None
     if block is None:
         return None
     block.refuse_unknown(("file", "generate", "column_labels", "level_max_dirs", "files"))
-    file = block.required_text("file", "Add 'file: samples.npy', for example.")
+    file = block.text("file") if has_other_file else None
+    file = file or (
+        Text("") if has_other_file else block.required_text("file", "Add 'file: samples.npy', for example.")
+    )
     if file.value and not file.value.endswith(SAMPLE_EXTENSIONS) and not _ENDS_WITH_TOKEN.search(file.value):
         message = f"The sample file {quoted(file.value)} ends with none of {', '.join(SAMPLE_EXTENSIONS)}."
         block.problems.add(

@@ -48,10 +48,10 @@ class Problems:
         """The warnings, in file order."""
         return tuple(sorted(self._warnings, key=_file_order))
 
-    def raise_if_any(self) -> None:
-        """Raise all errors as one SpecError, in file order."""
+    def raise_if_any(self, partial: object = None) -> None:
+        """Raise all errors as one SpecError, in file order, with what could be read all the same."""
         if self._errors:
-            raise SpecError(sorted(self._errors, key=_file_order))
+            raise SpecError(sorted(self._errors, key=_file_order), partial)
 
     def fail(self, message: str, at: Located | None = None, hint: str = "") -> NoReturn:
         """Raise at once, with what was noted before: there is nothing more to look at."""

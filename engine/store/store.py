@@ -12,14 +12,14 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
 import msgspec
 import redis.asyncio
 from redis.exceptions import NoScriptError
 
-from mrun.engine.errors import BrokerAwayError, MrunError, NotFoundError
+from mrun.engine.errors import BrokerAwayError, MrunError, NotFoundError, UsageError
 from mrun.engine.plan.model import Plan
 from mrun.engine.records import (
     BeatAnswer,
@@ -41,6 +41,8 @@ from mrun.engine.store.stored_plan import decode_plan, encode_plan, sealed_field
 STAGED_TTL_S = 3600
 #: Fields of a plan that one `submit` lays down.
 _FIELDS_A_SUBMIT = 500
+#: And about so many bytes.
+_BYTES_A_SUBMIT = 4 << 20
 #: Pause before a move is tried again: doubles from the first to the second, each with a random factor in [0.5, 1].
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
@@ -53,6 +55,17 @@ def _move_text(name: str) -> str:
     moves = resources.files("mrun.engine.store") / "moves"
     shebang, body = (moves / f"{name}.lua").read_text().split("\n", 1)
     return f"{shebang}\n{(moves / 'prelude.lua').read_text()}\n{body}"
+
+
+#: Fields of `study:<s>:past`: <node>:<chunk>:<kind> → number of bits, blank, bitmap.
+Past = Sequence[tuple[str, bytes]]
+
+
+class Staged(NamedTuple):
+    """What was laid down: `commit` makes sure that all of it is still there."""
+
+    plan_fields: int
+    past_fields: int
 
 
 class Store:
@@ -74,27 +87,48 @@ class Store:
 
     # ------------------------------------------------------------------------------------------------- studies
 
-    async def submit(self, study: str, plan: Plan, seal: Seal) -> int:
-        """Lay the plan down, unseen; returns how many fields. Safe to cancel: it expires by itself."""
-        fields = 0
-        part: list[str | bytes] = []
-        for name, value in encode_plan(plan, study, seal):
-            part += [name, value]
-            fields += 1
-            if len(part) >= 2 * _FIELDS_A_SUBMIT:
-                await self._run("submit", study, STAGED_TTL_S, *part)
-                part = []
-        if part:
-            await self._run("submit", study, STAGED_TTL_S, *part)
-        return fields
+    async def submit(self, study: str, plan: Plan, seal: Seal, past: Past = ()) -> Staged:
+        """Lay a study down, unseen. Safe to cancel: it expires by itself.
 
-    async def commit(self, study: str, field_count: int, facts: Sequence[str | int | bytes]) -> None:
+        Args:
+            past: what an earlier run of the study brought to its end, as fields of `study:<s>:past`.
+        """
+        has_past = bool(past)
+        plan_fields = await self._stage(study, "plan", encode_plan(plan, study, seal, has_past=has_past))
+        return Staged(plan_fields, await self._stage(study, "past", past))
+
+    async def _stage(self, study: str, which: str, fields: Iterable[tuple[str, bytes]]) -> int:
+        count, size = 0, 0
+        part: list[str | bytes] = []
+        for name, value in fields:
+            part += [name, value]
+            count += 1
+            size += len(value)
+            if len(part) >= 2 * _FIELDS_A_SUBMIT or size >= _BYTES_A_SUBMIT:
+                await self._run("submit", study, STAGED_TTL_S, which, *part)
+                part, size = [], 0
+        if part:
+            await self._run("submit", study, STAGED_TTL_S, which, *part)
+        return count
+
+    async def commit(
+        self, study: str, staged: Staged, facts: Sequence[str | int | bytes], *, replaces: str = ""
+    ) -> None:
         """Make a submitted study real. `facts` are field, value, … of its hash; see docs/redis-keys.md.
+
+        Args:
+            replaces: an earlier run of the same study; it is forgotten in the same move.
 
         Raises:
             NotFoundError: what was laid down expired before.
+            UsageError: the run to be replaced has not ended.
         """
-        if await self._run("commit", study, field_count, *facts) == b"incomplete":
+        answer = await self._run("commit", study, staged.plan_fields, staged.past_fields, replaces, *facts)
+        if answer == b"busy":
+            raise UsageError(
+                f"Study '{replaces}' has not ended.", hint="Wait for it (`mrun wait`), or stop it (`mrun cancel`)."
+            )
+        if answer == b"incomplete":
             raise NotFoundError(
                 f"The parts of study '{study}' expired before they were complete.", hint="Queue it again."
             )
@@ -109,6 +143,18 @@ class Store:
         while answers[-1] == b"more":
             answers.append(await self._run("purge", study))
         return bool(answers[0] != b"gone")
+
+    async def forget(self, study: str) -> str:
+        """Remove a study that has ended: ok, gone, or busy if it has not."""
+        return str((await self._run("forget", study)).decode())
+
+    async def hold(self, study: str, *, is_held: bool) -> str:
+        """Claim nothing more of a study until it is released, or release it: ok, gone or ended."""
+        return str((await self._run("hold", study, int(is_held))).decode())
+
+    async def prioritize(self, study: str, priority: int) -> str:
+        """Claim a study's samples before those of studies with a lower priority: ok, gone or ended."""
+        return str((await self._run("prioritize", study, priority)).decode())
 
     async def load_plan(self, study: str, seal: Seal) -> Plan:
         """The plan as a worker needs it: without nodes and edges. Raises as `decode_plan`."""
@@ -208,6 +254,7 @@ class Store:
 def _fact_fields(facts: WorkerFacts) -> list[str | int]:
     return [
         *("host", facts.host, "pid", facts.pid, "queues", ",".join(facts.queues), "slots", facts.slots),
+        *("name", facts.name),
         *("ends_at_ms", facts.ends_at_ms, "version", facts.version),
     ]
 

@@ -27,10 +27,14 @@ _encode = msgspec.msgpack.encode
 _SEALED_PLAN_FIELD = "sealed:plan"
 
 
-def encode_plan(plan: Plan, study: str, seal: Seal) -> Iterator[tuple[str, bytes]]:
-    """The fields, one by one; each at most a few kilobytes but for long templates and parameter tables."""
+def encode_plan(plan: Plan, study: str, seal: Seal, *, has_past: bool = False) -> Iterator[tuple[str, bytes]]:
+    """The fields, one by one; each at most a few kilobytes but for long templates and parameter tables.
+
+    Args:
+        has_past: an earlier run brought some samples to their end.
+    """
     yield "shape", _encode([len(plan.nodes), len(plan.steps)])
-    yield from _clear_steps(plan)
+    yield from _clear_steps(plan, has_past)
     yield from _clear_nodes(plan)
     yield from _streams(plan)
     shared = msgspec.structs.replace(plan, nodes=(), steps=(), barriers=(), warnings=())
@@ -40,7 +44,7 @@ def encode_plan(plan: Plan, study: str, seal: Seal) -> Iterator[tuple[str, bytes
         yield field, seal.close(_encode(step), study, field)
 
 
-def _clear_steps(plan: Plan) -> Iterator[tuple[str, bytes]]:
+def _clear_steps(plan: Plan, has_past: bool) -> Iterator[tuple[str, bytes]]:
     after: dict[int, list[int]] = defaultdict(list)
     before: dict[int, int] = defaultdict(int)
     for barrier in plan.barriers:
@@ -62,6 +66,7 @@ def _clear_steps(plan: Plan) -> Iterator[tuple[str, bytes]]:
                     round(step.retry_delay_s * 1000),
                     int(failure_flags(step.on_failure)),
                     -1 if step.max_fails is None else step.max_fails,
+                    int(has_past),
                 ]
             ),
         )

@@ -13,7 +13,7 @@ from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 
 #: States of a study in which something of it may still run.
-UNFINISHED = ("running", "stopping")
+UNFINISHED = ("running", "held", "stopping")
 #: What `last` and `all` stand for is decided here; no study id holds these letters together.
 LAST, ALL = "last", "all"
 
@@ -66,6 +66,7 @@ class StudyStatus(msgspec.Struct, frozen=True):
     study: str
     name: str
     state: str
+    priority: int
     workspace: str
     root: str
     queued_at: float
@@ -122,6 +123,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     is_draining: bool
     lease_left_s: float
     lease_s: float
+    #: What its spec calls it; empty: nothing.
+    name: str = ""
 
 
 class Inspection(msgspec.Struct, frozen=True):
@@ -172,13 +175,15 @@ class Views:
         if "steps" not in raw:
             raise NotFoundError(f"The server knows no study '{study}'.", hint="`mrun status` lists what it knows.")
         facts = msgspec.json.decode(raw["steps"], type=tuple[StepFacts, ...])
-        is_ended = raw["state"] not in UNFINISHED
+        state = "held" if raw["state"] == "running" and raw.get("is_held") == "1" else raw["state"]
+        is_ended = state not in UNFINISHED
         calls = [("HGETALL", self._keys.step(study, index)) for index in range(len(facts))]
         counts = [_texts(reply) for reply in await self._pipeline(calls)]
         return StudyStatus(
             study=study,
             name=raw["name"],
-            state=raw["state"],
+            state=state,
+            priority=int(raw.get("priority", 0)),
             workspace=raw["workspace"],
             root=raw.get("root", study),
             queued_at=int(raw["queued_at_ms"]) / 1000,
@@ -303,6 +308,7 @@ class Views:
                     is_draining=facts.get("is_draining") == "1" or facts.get("request") == "drain",
                     lease_left_s=max(0.0, (end_ms - now_ms) / 1000),
                     lease_s=int(facts.get("lease_ms", 0)) / 1000,
+                    name=facts.get("name", ""),
                 )
             )
         return found

@@ -8,6 +8,7 @@ thread for each would cost more than it hides.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Mapping
 
@@ -65,8 +66,8 @@ class Executor:
         try:
             text = study.text(claim.node)
             directory = text.sample_directory(sample)
-            is_again = not _make_directory(directory)
-            files = _Files(directory, text.instance_name)
+            is_again = not _make_directory(directory, study.plan.workspace)
+            files = _Files(directory, text)
             is_resumed = claim.resume == RESUMES
             if is_again:
                 is_resumed = files.prepare_again(claim) or is_resumed
@@ -78,8 +79,10 @@ class Executor:
                 process = spawn(command, directory, environment, (out, err), self._watcher)
         except FileNotFoundError as error:
             # The kernel names the script also when it is the script's shell that is missing.
-            what = f"'{error.filename}'" if not _is_there(error.filename) else f"its shell '{text.shell}'"
-            raise StartError(f"Sample {sample} could not be started: there is no {what}.") from error
+            what = f"there is no '{error.filename}'"
+            if _is_there(error.filename):
+                what = f"its shell '{text.shell}' does not exist on this machine"
+            raise StartError(f"Sample {sample} could not be started: {what}.") from error
         except OSError as error:
             what = f" '{error.filename}'" if error.filename else ""
             raise StartError(f"Sample {sample} could not be started: {error.strerror}{what}.") from error
@@ -108,9 +111,11 @@ class Executor:
 class _Files:
     """The files of an instance in its directory."""
 
-    def __init__(self, directory: str, name: str) -> None:
-        stem = os.path.join(directory, name)
-        self.script, self.restart, self.out, self.err = f"{stem}.sh", f"{stem}.restart.sh", f"{stem}.out", f"{stem}.err"
+    def __init__(self, directory: str, text: NodeText) -> None:
+        stem = os.path.join(directory, text.instance_name)
+        self.script = os.path.join(directory, text.script_name())
+        self.restart = os.path.join(directory, text.script_name(is_restart=True))
+        self.out, self.err = f"{stem}.out", f"{stem}.err"
         self.marker = os.path.join(directory, MARKER)
 
     def prepare_again(self, claim: Claim) -> bool:
@@ -139,13 +144,19 @@ class _Files:
         return self.restart if is_restart else self.script
 
 
-def _make_directory(path: str) -> bool:
-    """Make it and what is above it; True if it is new."""
+def _make_directory(path: str, workspace: str) -> bool:
+    """Make it and what is above it, but not the workspace: that was made when the study was queued. True if it is new.
+
+    Raises:
+        FileNotFoundError: the workspace is gone. To make it anew would hide that all that was in it is lost.
+    """
     try:
         os.mkdir(path)
     except FileExistsError:
         return False
     except FileNotFoundError:
+        if not os.path.isdir(workspace):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), workspace) from None
         os.makedirs(path, exist_ok=True)
     return True
 

@@ -11,11 +11,12 @@ import msgspec
 import structlog
 
 from mrun.engine.errors import MrunError
+from mrun.engine.records import SampleState
 from mrun.engine.work.desk import Desk
 from mrun.engine.work.execution import Executor, StartError
 from mrun.engine.work.held import Ending, HeldClaim
 from mrun.engine.work.journal import Claimed
-from mrun.engine.work.outcomes import CANCELLED, Exit, judge
+from mrun.engine.work.outcomes import CANCELLED, Exit, Outcome, judge
 from mrun.engine.work.processes import GRACE_S
 from mrun.engine.work.studies import Studies, WorkedStudy
 
@@ -23,6 +24,8 @@ from mrun.engine.work.studies import Studies, WorkedStudy
 SLOW_S = 2.0
 #: So many samples in a row that could not be started: the node, or the study, is not fit for this worker.
 FAILED_STARTS_MOST = 3
+#: Of a study's failed samples so many are logged where everybody sees them; the others only for who debugs.
+FAILURES_LOGGED_MOST = 10
 #: While a sample runs, how often its slot looks whether somebody wants it ended by force.
 _LOOK_S = 1.0
 
@@ -75,13 +78,20 @@ class Slot:
             held.limit, held.is_limit_started = held.at, True
             return False
         outcome = CANCELLED if held.ending is Ending.CANCELLED else judge(end, step, claim.attempt)
-        log.debug(
-            "sample_ended", study=claim.study, node=claim.node, sample=held.at, code=end.code, state=outcome.state
-        )
+        self._log_end(study, held, end, outcome)
         held.note(outcome, end)
         if held.unsettled_s > _LOOK_S:
             self._desk.settle_wanted.set()
         return True
+
+    def _log_end(self, study: WorkedStudy, held: HeldClaim, end: Exit, outcome: Outcome) -> None:
+        text = study.text(held.claim.node)
+        facts = {"study": study.study, "instance": text.instance_name, "sample": held.at, "state": outcome.state.value}
+        if outcome.state is not SampleState.FAILED or study.failures_logged >= FAILURES_LOGGED_MOST:
+            log.debug("sample_ended", **facts, code=end.code)
+            return
+        study.failures_logged += 1
+        log.info("sample_failed", **facts, why=outcome.reason, directory=text.sample_directory(held.at))
 
     async def _await_end(self, held: HeldClaim, walltime_s: float | None) -> Exit:
         """Wait for the process; on the way share the rest of the claim, keep the walltime, and kill what won't end."""

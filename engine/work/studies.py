@@ -6,6 +6,8 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
+import structlog
+
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.plan.reader import SampleReader
@@ -16,6 +18,8 @@ from mrun.engine.work.journal import JOURNAL_VERSION, Header, JournalWriter
 
 #: Studies and node texts that are kept ready; the least recently used goes first.
 _STUDIES_MOST, _NODES_MOST = 64, 1024
+
+log = structlog.get_logger()
 
 
 class WorkedStudy:
@@ -28,6 +32,8 @@ class WorkedStudy:
         self.samples = SampleReader(plan.samples) if plan.samples else None
         #: Executions in a row that failed before the script's first instruction.
         self.failed_starts = 0
+        #: Failed samples that were logged; of many, only the first.
+        self.failures_logged = 0
         self._texts: OrderedDict[int, NodeText] = OrderedDict()
 
     def text(self, node: int) -> NodeText:
@@ -65,6 +71,7 @@ class Studies:
             path = Path(plan.workspace, JOURNAL_DIR, "journal", f"{self._worker}.journal")
             header = Header(JOURNAL_VERSION, study, self._worker, self._host, time.time())
             known = self._known[study] = WorkedStudy(study, plan, JournalWriter(path, header))
+            log.info("study_begun", study=study, name=plan.name, workspace=plan.workspace)
         self._known.move_to_end(study)
         return known
 

@@ -42,6 +42,7 @@ class Worker:
     def __init__(self, desk: Desk, store: Store, bells: Bells, seal: Seal) -> None:
         self._desk, self._store, self._bells, self._seal = desk, store, bells, seal
         self._views = Views(store, seal)
+        self._is_idleness_told = False
 
     async def run(self, launcher: Launcher, link: GuardLink) -> None:
         """Work.
@@ -100,7 +101,16 @@ class Worker:
             elif not answer.claims and not answer.has_more_work:
                 if await self._is_all_done():
                     return
+                await self._tell_idle()
                 await self._wait_for_work()
+
+    async def _tell_idle(self) -> None:
+        """Say once that no study uses these queues: a name may be misspelt, or work is still to come."""
+        options = self._desk.options
+        if self._is_idleness_told or await self._views.has_unfinished(options.queues, options.root_study, ()):
+            return
+        self._is_idleness_told = True
+        log.info("queues_unused", queues=options.queues, why="no unfinished study uses them", does="waits for one")
 
     async def _is_all_done(self) -> bool:
         """Only for a worker that exits when done: has every study that feeds its queues ended, but those it refused?"""
@@ -126,8 +136,8 @@ class Worker:
         """It exits because nothing is left but what it refused: that is no success."""
         for study, why in self._desk.refused.items():
             if await self._views.has_unfinished(self._desk.options.queues, study, ()):
-                message = f"Samples of study '{study}' could not be started. {why}"
-                raise LauncherError(message, hint="Then start a worker again: the study is still queued.")
+                message = f"This worker refuses study '{study}', of which it can start nothing. {why}"
+                raise LauncherError(message, hint="Mend that, then start a worker again: the study is still queued.")
 
     async def _watch_signals(self) -> None:
         """The first signal drains, the next one ends everything now."""

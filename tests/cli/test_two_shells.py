@@ -45,7 +45,7 @@ STEP_KEYS = {
     *("skipped", "cancelled", "mean_s"),
 }
 STUDY_KEYS = {
-    *("study", "name", "state", "workspace", "root", "queued_at", "ended_at", "why", "steps", "failures"),
+    *("study", "name", "state", "priority", "workspace", "root", "queued_at", "ended_at", "why", "steps", "failures"),
     "failed_samples",
 }
 QUEUE_KEYS = {
@@ -53,7 +53,7 @@ QUEUE_KEYS = {
     *("oldest_pending_s", "consumers", "workers"),
 }
 WORKER_KEYS = {
-    *("worker", "host", "pid", "queues", "slots", "claims", "is_draining", "lease_left_s", "lease_s"),
+    *("worker", "name", "host", "pid", "queues", "slots", "claims", "is_draining", "lease_left_s", "lease_s"),
 }
 
 

@@ -54,7 +54,7 @@ def test_cancel_ends_running_samples_within_three_seconds(shared_home: Home) -> 
     wait_started(shared_home, "cancelled")
     done = shared_home.run("cancel", study)
     began = time.monotonic()
-    assert done.stdout == f"{study}  stopped; 1 sample was running, they are ended now\n"
+    assert done.stdout == f"{study}  stopped; 1 sample was running and will be ended\n"
     assert ended(worker).returncode == 0
     assert time.monotonic() - began < 3.5, "2 s until the next beat, and the worker's own end"
     (status,) = shared_home.json("status", study)

@@ -10,7 +10,7 @@ from mrun.engine.ids import new_study_id
 from mrun.engine.plan.model import Barrier, Node, Plan, PlanStep, SampleTable
 from mrun.engine.records import Claim, ClaimRequest, OutcomeRun, Settlement, WorkerFacts
 from mrun.engine.store.seal import Seal
-from mrun.engine.store.store import Store
+from mrun.engine.store.store import Past, Store
 
 SEAL = Seal(bytes(32))
 
@@ -57,10 +57,10 @@ def make_plan(samples: int, *steps: S) -> Plan:
     )  # fmt: skip
 
 
-async def submit(store: Store, plan: Plan, **facts: object) -> str:
+async def submit(store: Store, plan: Plan, past: Past = (), **facts: object) -> str:
     """Submit and commit a study; returns its id."""
     study = new_study_id()
-    count = await store.submit(study, plan, SEAL)
+    count = await store.submit(study, plan, SEAL, past)
     words: list[str | int | bytes] = ["name", "test", "root", study, "walltimes", "[0,0,0]", "priority", 0]
     words += ["nodes_left", len(plan.nodes), "step_count", len(plan.steps)]
     for name, value in facts.items():

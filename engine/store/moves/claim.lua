@@ -37,9 +37,9 @@ local last = max(tonumber(call('GET', root .. 'claims') or 0), now_us())
 
 local studies = {}
 local function wants(s, class)
-  if not studies[s] then studies[s] = call('HMGET', study_key(s), 'state', 'root', 'walltimes') end
+  if not studies[s] then studies[s] = call('HMGET', study_key(s), 'state', 'root', 'walltimes', 'is_held') end
   local study = studies[s]
-  if avoid[s] or study[1] ~= 'running' or (family ~= '' and study[2] ~= family) then return false end
+  if avoid[s] or study[1] ~= 'running' or study[4] == '1' or (family ~= '' and study[2] ~= family) then return false end
   if time_left < 0 then return true end
   local walltime_s = cjson.decode(study[3] or '[]')[tonumber(class) + 1] or 0
   return walltime_s == 0 or walltime_s * 1000 <= time_left

@@ -1,22 +1,35 @@
 #!lua
 -- commit: a staged study becomes real, in one move, and its first nodes claimable.
 --
--- KEYS[1] root; ARGV[1] study, [2] how many fields its plan must have, [3…] field, value, … of `study:<s>`.
--- Returns 'committed' (also when it already was) or 'incomplete' (parts of the plan expired or are missing).
+-- KEYS[1] root; ARGV[1] study, [2] how many fields its plan must have, [3] and its past, [4] the run of the study that it
+--   replaces, or '', [5…] field, value, … of `study:<s>`.
+-- Returns 'committed' (also when it already was), 'incomplete' (parts expired or are missing), or 'busy' (the run to be
+--   replaced has not ended).
 -- Invariant: before, nothing of the study can be claimed; after, all of it will be. Idempotent.
 -- Cost: O(fields), and at most ITEMS roots; the rest goes to todo.
 
-local s, fields = ARGV[1], tonumber(ARGV[2])
+local s, fields, past_fields, replaced = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local key = study_key(s)
 if call('EXISTS', key) == 1 then return 'committed' end
-if call('HLEN', key .. ':plan') ~= fields then return 'incomplete' end
+if call('HLEN', key .. ':plan') ~= fields or call('HLEN', key .. ':past') ~= past_fields then return 'incomplete' end
+local replaced_state = replaced ~= '' and call('HGET', study_key(replaced), 'state')
+if replaced_state == 'running' or replaced_state == 'stopping' then return 'busy' end
 local old = call('ZRANGE', root .. 'studies', '-inf', int(now_ms() - KEEP_S * 1000), 'BYSCORE', 'LIMIT', 0, 10)
 
 call('PERSIST', key .. ':plan')
-call('HSET', key, 'state', 'running', 'running', 0, 'queued_at_ms', int(now_ms()), unpack(ARGV, 3))
+call('PERSIST', key .. ':past')
+if replaced_state then forget_study(replaced) end
+call('HSET', key, 'state', 'running', 'running', 0, 'queued_at_ms', int(now_ms()), unpack(ARGV, 5))
 call('ZADD', root .. 'studies', int(now_ms()), s)
 for _, other in ipairs(old) do
   if call('EXISTS', study_key(other)) == 0 then call('ZREM', root .. 'studies', other) end
+end
+-- Until the study that it is to come after has ended, it is held.
+local after = call('HGET', key, 'after')
+local after_state = after and after ~= '' and call('HGET', study_key(after), 'state')
+if after_state == 'running' or after_state == 'stopping' then
+  call('HSET', key, 'is_held', 1)
+  call('SADD', study_key(after) .. ':followers', s)
 end
 plan_action(s, 'roots', 0, 0)
 finish_move()

@@ -85,7 +85,7 @@ local function step_of(s, i)
     local f = plan_field(s, 'step:' .. i)
     plans[key] = f and {size = f[1], class = f[2], max_losses = f[3], chunk = f[4], first_node = f[5], nodes = f[6],
                         after = f[7], barriers = f[8], delay_ms = f[9], dead_flags = f[10] or 0,
-                        max_fails = f[11] or -1}
+                        max_fails = f[11] or -1, has_past = f[12] == 1}
   end
   return plans[key]
 end
@@ -221,6 +221,7 @@ local function end_study(s)
   local state = study[2] or 'finished'
   call('HSET', study_key(s), 'state', state, 'ended_at_ms', int(now_ms()))
   call('XADD', root .. 'events', 'MAXLEN', '~', 1000, '*', 'study', s, 'state', state)
+  plan_action(s, 'wake')
   plan_action(s, 'clean', 'ended', 0)
 end
 
@@ -253,10 +254,11 @@ local function keep_max_fails(s, node, by)
   end
 end
 
--- Settle [lo, hi) of a node: mark, count, and note what that completes. `state` is the samples' last.
-local function account(s, node, lo, hi, state, is_blocking)
+-- Settle [lo, hi) of a node: mark, count, and note what that completes. `state` is the samples' last; `is_past` tells that
+-- an earlier run brought them there.
+local function account(s, node, lo, hi, state, is_blocking, is_past)
   -- First: if this is the study's last sample, the study ends below, and is to end as failed.
-  if state == 'failed' or state == 'dead' then keep_max_fails(s, node, hi - lo) end
+  if not is_past and (state == 'failed' or state == 'dead') then keep_max_fails(s, node, hi - lo) end
   mark(s, node, 'done', lo, hi)
   if is_blocking then mark(s, node, 'bad', lo, hi) end
   count_samples(s, node, state, hi - lo)
@@ -275,8 +277,38 @@ local function account(s, node, lo, hi, state, is_blocking)
   if call('HINCRBY', study_key(s), 'nodes_left', -1) == 0 then end_study(s) end
 end
 
+-- What an earlier run of the study brought to its end: finished; failed; failed and blocking. Staged in one hash,
+-- `study:<s>:past`, field <n>:<c>:<kind>, as the number of bits, a blank, and the bitmap (none when all bits are set).
+local PAST = {past = 'finished', pastf = 'failed', pastb = 'failed'}
+
+local function load_past(s, node, c)
+  if call('HSETNX', node_key(s, node.n), 'seen:' .. c, 1) == 0 then return end
+  for kind in pairs(PAST) do
+    local field = node.n .. ':' .. c .. ':' .. kind
+    local have, bitmap = string.match(call('HGET', study_key(s) .. ':past', field) or '', '^(%d+) (.*)$')
+    if have then
+      call('HSET', node_key(s, node.n), kind .. ':' .. c, have)
+      if #bitmap > 0 then call('SET', bits_key(s, node.n, kind, c), bitmap) end
+      call('HDEL', study_key(s) .. ':past', field)
+    end
+  end
+end
+
+-- Where the stretch ends that begins at lo and is alike, and which kind of past it is, if any.
+local function find_past(s, node, lo, hi)
+  local c = floor(lo / CHUNK)
+  hi = min(hi, (c + 1) * CHUNK)
+  load_past(s, node, c)
+  for _, kind in ipairs({'past', 'pastf', 'pastb'}) do
+    local at = find(s, node, kind, lo, hi, 1)
+    if at == lo then return find(s, node, kind, lo, hi, 0) or hi, kind end
+    hi = at or hi
+  end
+  return hi, nil
+end
+
 -- Is a sample-by-sample parent of [lo, hi) unsettled or blocking? Returns the end of the stretch that begins at lo and is
--- alike, and what it is: 'wait', 'skip' or 'put'.
+-- alike, and what it is: 'wait', 'skip', 'put', or a kind of past.
 local function judge(s, node, lo, hi)
   for _, p in ipairs(node.each_parents) do
     local parent = node_of(s, p)
@@ -290,7 +322,9 @@ local function judge(s, node, lo, hi)
     if bad == lo then return find(s, parent, 'bad', lo, hi, 0) or hi, 'skip' end
     hi = bad or hi
   end
-  return hi, 'put'
+  local kind
+  if step_of(s, node.step).has_past then hi, kind = find_past(s, node, lo, hi) end
+  return hi, kind or 'put'
 end
 
 local function skip(s, node, lo, hi)
@@ -315,6 +349,9 @@ local function advance(s, node, lo, hi, items)
     elseif verdict == 'put' then
       count_samples(s, node, 'ready', stop - lo)
       put(s, node, {lo = lo, hi = stop, attempt = 0, losses = 0, resume = 0})
+    elseif PAST[verdict] then
+      account(s, node, lo, stop, PAST[verdict], verdict == 'pastb', true)
+      if node.each_chunks > 0 then plan_action(s, 'settled', node.n, 0, lo, stop) end
     end
     lo, items = stop, items - 1
   end
@@ -395,7 +432,7 @@ end
 
 function work.open(s, items, n, lo)
   local node = node_of(s, n)
-  if #node.each_parents == 0 then
+  if #node.each_parents == 0 and not step_of(s, node.step).has_past then
     count_samples(s, node, 'ready', node.size)
     put(s, node, {lo = 0, hi = node.size, attempt = 0, losses = 0, resume = 0})
     return items - 1
@@ -442,6 +479,23 @@ function work.drop(s, items, i)
   return items
 end
 
+-- A study's streams take their place among the others again: its priority has changed, or it is held no more.
+function work.rescore(s, items, i)
+  local parts = plan_field(s, 'streams:' .. i)
+  if not parts then return items - 1 end
+  local priority = tonumber(call('HGET', study_key(s), 'priority') or 0)
+  for _, pair in ipairs(parts) do
+    local queue, member = root .. 'queue:' .. pair[1], s .. ':' .. pair[2]
+    if call('ZSCORE', queue, member) then
+      call('ZADD', queue, 'XX', int(-priority * 4294967296 + call('INCR', root .. 'turn')), member)
+      ring(pair[1])
+    end
+    items = items - 1
+  end
+  plan_action(s, 'rescore', i + 1)
+  return items
+end
+
 -- Workers that hold a claim of the study, or listen only to its queues, are asked to drain (exit code 105). Who they may be is
 -- noted at once: the study may be over before the last of them is looked at, and ranks move with every beat.
 function work.stop_workers(s, items)
@@ -482,7 +536,7 @@ function work.clean(s, items, why, n)
     local node = node_of(s, n)
     local keys = {node_key(s, n), study_key(s) .. ':open:' .. n}
     for c = 0, node and floor((node.size - 1) / CHUNK) or -1 do
-      for _, kind in ipairs({'done', 'bad', 'out'}) do keys[#keys + 1] = bits_key(s, n, kind, c) end
+      for _, kind in ipairs({'done', 'bad', 'out', 'past', 'pastf', 'pastb'}) do keys[#keys + 1] = bits_key(s, n, kind, c) end
     end
     for from = 1, #keys, 500 do call('UNLINK', unpack(keys, from, min(#keys, from + 499))) end
     n, items = n + 1, items - 1 - #keys / 10
@@ -506,7 +560,7 @@ function work.clean_streams(s, items, why, i)
     plan_action(s, 'clean_streams', why, i + 1)
     return items
   end
-  call('UNLINK', study_key(s) .. ':plan', study_key(s) .. ':later')
+  call('UNLINK', study_key(s) .. ':plan', study_key(s) .. ':later', study_key(s) .. ':past')
   call('ZREM', root .. 'later', s)
   if why == 'purged' then
     call('UNLINK', study_key(s) .. ':reasons')
@@ -675,6 +729,20 @@ local function give_back(w, claim, r, lo, losses, resume)
   if state == 'stopping' then plan_action(r.s, 'idle') end
 end
 
+-- Studies that were queued to come after this one go on: it has ended, or is forgotten.
+function work.wake(s, items)
+  local key = study_key(s) .. ':followers'
+  for _, follower in ipairs(call('SPOP', key, 20)) do
+    if call('HGET', study_key(follower), 'after') == s then
+      call('HSET', study_key(follower), 'is_held', 0, 'after', '')
+      plan_action(follower, 'rescore', 0)
+    end
+    items = items - 1
+  end
+  if call('EXISTS', key) == 1 then plan_action(s, 'wake') end
+  return items - 1
+end
+
 function work.idle(s, items) end_if_idle(s); return items - 1 end
 
 -- Everything that a worker leaves behind. `loss` is 1 if its claims count as lost. At most `most` claims; returns whether it
@@ -703,4 +771,17 @@ local function remove_worker(w, loss, most, resume)
   call('ZREM', root .. 'workers', w)
   call('ZREM', root .. 'leases', w)
   return true, most
+end
+
+-- Forget a study: from here on every move answers `gone` for it; its keys are deleted in pieces.
+local function forget_study(s)
+  local key = study_key(s)
+  for i = 0, tonumber(call('HGET', key, 'step_count') or 0) - 1 do call('UNLINK', step_key(s, i)) end
+  call('UNLINK', key, key .. ':todo', key .. ':reasons')
+  call('ZREM', root .. 'studies', s)
+  call('ZREM', root .. 'todo', s)
+  -- A commit whose reply was lost may come again: let it find the plan incomplete.
+  call('HDEL', key .. ':plan', 'sealed:plan')
+  plan_action(s, 'wake')
+  plan_action(s, 'clean', 'purged', 0)
 end

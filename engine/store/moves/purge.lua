@@ -9,13 +9,7 @@
 local s = ARGV[1]
 local key = study_key(s)
 if call('EXISTS', key) == 1 then
-  for i = 0, tonumber(call('HGET', key, 'step_count') or 0) - 1 do call('UNLINK', step_key(s, i)) end
-  call('UNLINK', key, key .. ':todo', key .. ':reasons')
-  call('ZREM', root .. 'studies', s)
-  call('ZREM', root .. 'todo', s)
-  -- A commit whose reply was lost may come again: let it find the plan incomplete.
-  call('HDEL', key .. ':plan', 'sealed:plan')
-  plan_action(s, 'clean', 'purged', 0)
+  forget_study(s)
 else
   local a = unpacked(call('LPOP', key .. ':todo'))
   if not a then return 'gone' end

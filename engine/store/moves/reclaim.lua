@@ -21,8 +21,9 @@ if gap < 0 or gap > shortest / 2 then
     local lease_ms = tonumber(leases[i + 1])
     if gap < 0 or gap > lease_ms / 2 then
       call('ZADD', root .. 'workers', 'XX', int(now + lease_ms), leases[i])
-      -- Where nobody swept ever there was no outage.
-      if swept then is_outage = 1 end
+      -- An outage is one for those who were there: not for who came after a time without any worker.
+      local started = tonumber(call('HGET', root .. 'worker:' .. leases[i], 'started_at_ms') or now)
+      if swept and started <= swept then is_outage = 1 end
     end
   end
 end

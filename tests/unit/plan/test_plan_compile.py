@@ -52,10 +52,12 @@ def test_what_is_the_shells_stays(cmd):
         (step("s", shell="$(P)"), "A parameter in shell of step 's' is not supported yet."),
         (step("s", walltime="soon"), "'soon' is not a walltime."),
         (step("s", resources={"procs": "many"}), "procs must be a whole number of at least 1, not 'many'."),
-        (step("s", resources={"nodes": "$(P)"}), "A parameter in nodes of step 's' is not supported yet."),
+        (step("s", resources={"nodes": "$(P.label)"}), "'$(P.label)' can't be used in nodes of step 's'"),
+        (step("s", resources={"nodes": "$(P)x"}), "nodes must be a whole number of at least 1, not '1x'."),
+        (step("s", resources={"exclusive": "$(P)"}), "A parameter in exclusive of step 's' is not supported yet."),
+        (step("s", walltime="$(P)"), "A parameter in walltime of step 's' is not supported yet."),
         (step("s", "$(LAUNCHER)[4p]", resources={"procs": 2}), "'$(LAUNCHER)[4p]' asks for more nodes or procs"),
-        (step("s", "$(VLAUNCHER) x"), "'$(VLAUNCHER)' is not supported yet."),
-        (step("s", batch_type="slurm"), "The batch type 'slurm' is not supported yet."),
+        (step("s", batch_type="slrum"), "'slrum' is no batch type."),
         (step("s", mode="job"), "'mode: job' of step 's' is not supported yet."),
         (step("s", is_warm=True), "'warm: true' of step 's' is not supported yet."),
         (step("s", named_resources={"licenses/x": 1}), "Named resources of step 's' are not supported yet."),
@@ -70,7 +72,7 @@ def test_what_compiling_refuses(made_step, expected):
 @pytest.mark.parametrize(
     ("rest", "expected"),
     [
-        ({"batch": Batch(type=Text("flux"))}, "The batch type 'flux' is not supported yet."),
+        ({"batch": Batch(type=Text("fluks"))}, "'fluks' is no batch type."),
         ({"columns": ["X"], "samples_rest": {"files": "lean"}}, "'files: lean' is not supported yet."),
         ({"columns": ["V"]}, "The column label 'V' is also a variable, a parameter or a name of mrun's own."),
         ({"columns": ["v"]}, "The column label 'v' is also a variable"),
@@ -82,8 +84,12 @@ def test_what_compiling_refuses(made_step, expected):
             "'$(X)' can't be used in merlin.samples",
         ),
         (
-            {"git_dependencies": (GitDependency(Text("g"), Text("p"), Text("u")),)},
-            "env.dependencies.git is not supported yet.",
+            {"git_dependencies": (GitDependency(Text("MERLIN_INFO"), Text("p"), Text("u")),)},
+            "'MERLIN_INFO' is a name of mrun's own, a dependency can't have it.",
+        ),
+        (
+            {"git_dependencies": (GitDependency(Text("g"), Text("p"), Text("$(NOPE)")),)},
+            "'$(NOPE)' is not a known name.",
         ),
     ],
 )

@@ -736,6 +736,15 @@ def test_leniency_turns_unknown_keys_into_warnings_and_nothing_else(load, proble
     assert [problem.line for problem in problems_of(spec_of("batch: {banc: a, nodes: 0}"), is_lenient=True)] == [4]
 
 
+def test_samples_need_no_file_where_another_one_is_given(load, problems_of):
+    text = spec_of("merlin: {samples: {column_labels: [X]}}")
+
+    spec, _ = load(text, has_samples_file=True)
+
+    assert spec.samples.file.value == ""
+    assert [problem.message for problem in problems_of(text)] == ["The block 'merlin.samples' has no key 'file'."]
+
+
 WARNINGS = {
     "a key that only Maestro knows": ("batch: {host: quartz}", "'host' of the block 'batch' has no effect in mrun.", 4),
     "a block that only Maestro knows": ("execution: {}", "'execution' of the spec has no effect in mrun.", 4),

@@ -1,0 +1,65 @@
+"""`mrun restart`: run what did not finish."""
+
+from __future__ import annotations
+
+import anyio
+import click
+
+from mrun.cli.invocation import Invocation, Session, takes_invocation
+from mrun.cli.output import Output
+from mrun.engine.errors import NotFoundError
+from mrun.engine.reopen import Reopened, reopen, workspace_of
+from mrun.engine.work.history import UNFINISHED, Selection
+
+
+async def find_workspace(session: Session, selector: str) -> str:
+    """The workspace of a selector: of a study that the server knows, or the path itself."""
+    try:
+        (study,) = await session.views.find(selector)
+        return workspace_of(selector, (await session.views.status(study)).workspace)
+    except NotFoundError:
+        return workspace_of(selector, None)
+
+
+def reopen_selection(invocation: Invocation, selector: str, selection: Selection) -> Reopened:
+    """Open the study of a selector again for a selection."""
+
+    async def run() -> Reopened:
+        async with invocation.session(may_start=True) as session:
+            workspace = await find_workspace(session, selector)
+            return await reopen(session.store, session.seal, workspace, selection)
+
+    return anyio.run(run)
+
+
+def say_reopened(output: Output, reopened: Reopened) -> None:
+    """What runs again, and how."""
+    queued = reopened.queued
+    output.data(reopened)
+    if queued is None:
+        output.say(f"nothing to run: all {reopened.kept:,} scripts have finished")
+        return
+    output.ids([queued.study])
+    output.say(f"{queued.study}  {queued.name}: run {reopened.run}, {reopened.again:,} scripts to run, "
+               f"{reopened.kept:,} are done")  # fmt: skip
+    output.say(f"workspace  {queued.workspace}")
+    output.note(f"run it:     mrun work --queues {','.join(queued.queues)}")
+
+
+@click.command("restart")
+@click.argument("workspace", metavar="WORKSPACE")
+@takes_invocation
+def command(invocation: Invocation, workspace: str) -> None:
+    """Run what did not finish of a study, in its workspace.
+
+    Failed, dead, cancelled and skipped samples, those that never ran, and everything that depends on one of them. What
+    has finished is not run again. It reads the journals in the workspace, so it works also when the server has
+    forgotten the study. A study that still runs is refused. WORKSPACE is its directory, or a study that the server
+    knows.
+
+    \b
+    Examples:
+      $ mrun restart studies/epidemic_20261122-124247
+      $ mrun restart last
+    """
+    say_reopened(invocation.output, reopen_selection(invocation, workspace, UNFINISHED))

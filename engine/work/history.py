@@ -1,0 +1,187 @@
+"""The journals of a workspace → what every sample came to. The second account: it answers when the server can't."""
+
+from __future__ import annotations
+
+import enum
+import os
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from mrun.engine.errors import NotFoundError, WorkspaceError
+from mrun.engine.nearest import nearest_hint
+from mrun.engine.plan.downstream import Choice
+from mrun.engine.plan.model import Plan
+from mrun.engine.plan.places import JOURNAL_DIR
+from mrun.engine.records import Flags, SampleState, failure_flags
+from mrun.engine.store.store import Past
+from mrun.engine.work.journal import Claimed, Settled, Void, read_journal
+from mrun.engine.work.outcomes import ReturnCode
+
+_BLOCKING_CODES = (ReturnCode.HARD_FAIL, ReturnCode.RAISE_ERROR)
+
+
+class Fate(enum.IntEnum):
+    """What a sample came to, as far as the journals know."""
+
+    #: Never claimed; or skipped, which no journal records.
+    NONE = 0
+    #: Claimed by a worker that did not live to say more, cancelled, or to be run again.
+    BEGUN = 1
+    FINISHED = 2
+    FAILED = 3
+    FAILED_BLOCKING = 4
+
+
+#: As in moves/prelude.lua: bits of a node are kept in chunks of so many samples.
+_CHUNK = 1 << 20
+#: What keeps its end in a later run, and what the store calls it.
+_KINDS = {Fate.FINISHED: "past", Fate.FAILED: "pastf", Fate.FAILED_BLOCKING: "pastb"}
+
+#: For each node an array of `Fate`, uint8, shape (samples of the node,).
+Fates = list[npt.NDArray[np.uint8]]
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """Samples to run again: of one of these fates, and of one of these steps (none: any), and in one of these half-open
+    ranges of sample numbers (None: any)."""
+
+    fates: tuple[Fate, ...]
+    steps: tuple[str, ...] = ()
+    ranges: tuple[tuple[int, int], ...] | None = None
+
+
+#: What `restart` runs: everything that did not finish.
+UNFINISHED = Selection(tuple(fate for fate in Fate if fate is not Fate.FINISHED))
+
+
+def select(plan: Plan, fates: Fates, selection: Selection) -> Choice:
+    """The samples that a selection means.
+
+    Raises:
+        NotFoundError: the study has no step of that name.
+    """
+    names = [step.name for step in plan.steps]
+    for name in selection.steps:
+        if name not in names:
+            raise NotFoundError(f"The study has no step '{name}'.", hint=nearest_hint(name, names))
+    chosen: Choice = []
+    for node, own in zip(plan.nodes, fates, strict=True):
+        step = plan.steps[node.step]
+        runs = np.isin(own, selection.fates)
+        if selection.steps and step.name not in selection.steps:
+            runs[:] = False
+        if selection.ranges is not None:
+            within = np.zeros(len(own), np.bool_)
+            for low, high in selection.ranges if step.uses_samples else ():
+                within[low:high] = True
+            runs &= within
+        chosen.append(runs)
+    return chosen
+
+
+def without(fates: Fates, again: Choice) -> Fates:
+    """The fates that stand when some samples run again."""
+    return [np.where(runs, np.uint8(Fate.NONE), own) for own, runs in zip(fates, again, strict=True)]
+
+
+def past_of(fates: Fates) -> Past:
+    """Fields of `study:<s>:past` for samples that came to their end. Bit i of a bitmap is sample i, as for SETBIT."""
+    fields: list[tuple[str, bytes]] = []
+    for node, own in enumerate(fates):
+        for chunk, at in enumerate(range(0, len(own), _CHUNK)):
+            for fate, kind in _KINDS.items():
+                bits = own[at : at + _CHUNK] == fate
+                count = int(bits.sum())
+                bitmap = b"" if count in (0, len(bits)) else np.packbits(bits).tobytes()
+                if count:
+                    fields.append((f"{node}:{chunk}:{kind}", b"%d %b" % (count, bitmap)))
+    return fields
+
+
+def read_fates(plan: Plan, run: int = 1) -> tuple[Fates, int]:
+    """Read all journals of the plan's workspace; returns fates, and the highest claim number that was seen.
+
+    A claim with a higher number wins: numbers grow over runs and servers. What was written of a lost claim does not
+    count. A later run begins with its base (see `keep_base`). Memory: a byte for each sample of each node.
+
+    Raises:
+        WorkspaceError: the base of the run is missing or damaged.
+    """
+    fates, since = _read_base(plan, run)
+    claimed: dict[int, Claimed] = {}
+    settled: dict[int, list[Settled]] = defaultdict(list)
+    void: dict[int, int] = {}
+    for path in sorted(Path(plan.workspace, JOURNAL_DIR, "journal").glob("*.journal")):
+        for record in read_journal(path):
+            if isinstance(record, Claimed):
+                claimed[record.claim] = record
+            elif isinstance(record, Settled):
+                settled[record.claim].append(record)
+            elif isinstance(record, Void):
+                void[record.claim] = min(record.first, void.get(record.claim, record.first))
+    for number in sorted(number for number in claimed if number > since):
+        claim = claimed[number]
+        if not 0 <= claim.node < len(fates) or claim.hi > len(fates[claim.node]):
+            continue  # of another plan: the journal was put here by somebody
+        own = fates[claim.node]
+        on_failure = plan.steps[plan.nodes[claim.node].step].on_failure
+        ended = claim.lo
+        for record in settled[number]:
+            if record.first < void.get(number, len(own)):
+                _apply(own, record, on_failure)
+                ended = max(ended, record.first + len(record.states))
+        # Only one sample of the rest may have begun, the first; the others went back as they came.
+        if ended < claim.hi and own[ended] == Fate.NONE:
+            own[ended] = Fate.BEGUN
+    return fates, max(claimed, default=since)
+
+
+def keep_base(plan: Plan, run: int, fates: Fates, since: int) -> None:
+    """Write what a run begins with: claims up to number `since` are in it, and do not count any more.
+
+    Raises:
+        WorkspaceError: the workspace can't be written.
+    """
+    path = _base_path(plan, run)
+    mine = path.with_name(f"{path.name}.{os.getpid()}.npz")
+    try:
+        arrays: dict[str, Any] = {str(node): own for node, own in enumerate(fates)}
+        np.savez_compressed(mine, since=np.int64(since), **arrays)
+        mine.rename(path)
+    except OSError as error:
+        raise WorkspaceError(f"'{path}' can't be written: {error.strerror}.") from error
+
+
+def _read_base(plan: Plan, run: int) -> tuple[Fates, int]:
+    if run == 1:
+        return [np.zeros(plan.size(plan.steps[node.step]), np.uint8) for node in plan.nodes], 0
+    path = _base_path(plan, run)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as base:
+            return [base[str(node)].copy() for node in range(len(plan.nodes))], int(base["since"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise WorkspaceError(f"'{path}' can't be read: {error}.", hint="Queue the study again.") from error
+
+
+def _base_path(plan: Plan, run: int) -> Path:
+    return Path(plan.workspace, JOURNAL_DIR, f"run-{run}.npz")
+
+
+def _apply(own: npt.NDArray[np.uint8], record: Settled, on_failure: str) -> None:
+    fates = [_fate(state, code, on_failure) for state, code in zip(record.states, record.codes, strict=True)]
+    own[record.first : record.first + len(fates)] = fates
+
+
+def _fate(state: str, code: int, on_failure: str) -> Fate:
+    if state == SampleState.FINISHED:
+        return Fate.FINISHED
+    if state != SampleState.FAILED:
+        return Fate.BEGUN
+    is_blocking = code in _BLOCKING_CODES or bool(failure_flags(on_failure) & Flags.BLOCKING)
+    return Fate.FAILED_BLOCKING if is_blocking else Fate.FAILED

@@ -1,0 +1,132 @@
+"""A study that has ended is opened again: only what has to run does, also when the server has forgotten everything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.lab import Lab
+
+SPEC = """
+    description: {name: again, description: some samples fail until they are mended}
+    study:
+        - name: a
+          description: fails where there is no file ok
+          run:
+              cmd: |
+                  echo $(MERLIN_SAMPLE_ID) >> $LEDGER/a
+                  [ $(( $(MERLIN_SAMPLE_ID) % 10 )) != 3 ] || [ -e $LEDGER/ok ]
+        - name: b
+          description: goes sample by sample
+          run: {cmd: "echo $(MERLIN_SAMPLE_ID) >> $LEDGER/b", depends: [a]}
+        - name: other
+          description: has nothing to do with it
+          run: {cmd: "echo $(MERLIN_SAMPLE_ID) >> $LEDGER/other"}
+        - name: f
+          description: a funnel
+          run: {cmd: "echo f >> $LEDGER/f", depends: [b_*]}
+    merlin:
+        samples: {file: samples.npy, column_labels: [X]}
+"""
+BAD = {str(i) for i in range(3, 50, 10)}
+
+
+@pytest.fixture
+def ended(lab: Lab) -> str:
+    """A study of 50 samples, of which five failed."""
+    np.save(lab.directory / "samples.npy", np.arange(50.0))
+    study = lab.queue(lab.spec(SPEC))
+    lab.work("--queues", "merlin")
+    status = lab.wait_for_end(study)
+    assert (status["by_step"]["a"]["failed"], status["by_step"]["f"]["finished"]) == (5, 1)
+    (lab.ledger_dir / "ok").touch()
+    return study
+
+
+def ran(lab: Lab) -> dict[str, Counter[str]]:
+    """What was run since the last call."""
+    counts = {}
+    for name in ("a", "b", "other", "f"):
+        counts[name] = lab.ledger(name)
+        Path(lab.ledger_dir, name).unlink(missing_ok=True)
+    return counts
+
+
+def test_restart_runs_what_did_not_finish_and_what_is_behind_it(lab: Lab, ended: str) -> None:
+    ran(lab)
+    reopened = lab.json("restart", lab.study(ended)["workspace"])
+    again = reopened["queued"]["study"]
+    assert (again, reopened["again"]) == (f"{ended}.2", 11)
+    status = lab.wait_for_end(again)
+    # I expect the five failed samples, their children and the funnel, and all samples finished in the end
+    assert ran(lab) == {"a": dict.fromkeys(BAD, 1), "b": dict.fromkeys(BAD, 1), "other": {}, "f": {"f": 1}}
+    assert [status["by_step"][name]["finished"] for name in ("a", "b", "other", "f")] == [50, 50, 50, 1]
+    assert status["failures"] == 0
+    # and the old run to be replaced, and nothing left to do
+    assert [one["study"] for one in lab.json("status")] == [again]
+    assert lab.json("restart", again)["queued"] is None
+
+
+def test_restart_works_from_the_journal_when_the_server_has_forgotten_everything(lab: Lab, ended: str) -> None:
+    workspace = lab.study(ended)["workspace"]
+    ran(lab)
+    lab.stop_workers()
+    lab.server.client().flushall()
+    again = lab.json("restart", workspace)["queued"]["study"]
+    lab.work("--queues", "merlin")
+    status = lab.wait_for_end(again)
+    assert set(ran(lab)["a"]) == BAD
+    assert status["failures"] == 0
+
+
+def test_restart_of_a_cancelled_study_runs_what_never_ran(lab: Lab) -> None:
+    np.save(lab.directory / "samples.npy", np.arange(50.0))
+    (lab.ledger_dir / "ok").touch()
+    study = lab.queue(lab.spec(SPEC))
+    lab.mrun("cancel", study)
+    lab.wait_for_end(study)
+    again = lab.json("restart", study)["queued"]["study"]
+    lab.work("--queues", "merlin")
+    assert lab.wait_for_end(again)["by_step"]["f"]["finished"] == 1
+    assert set(ran(lab)["a"].values()) == {1}
+
+
+def test_study_that_still_runs_is_refused(lab: Lab) -> None:
+    np.save(lab.directory / "samples.npy", np.arange(5.0))
+    study = lab.queue(lab.spec(SPEC))
+    lab.mrun("restart", study, code=2)
+    lab.mrun("restart", lab.directory, code=4)
+    lab.mrun("restart", lab.directory / "nowhere", code=4)
+
+
+def test_downstream_of_a_second_restart_is_not_taken_from_the_first_run(lab: Lab, ended: str) -> None:
+    # Given a run of a restart that was cancelled before it did anything
+    lab.stop_workers()
+    again = lab.json("restart", ended)["queued"]["study"]
+    lab.mrun("cancel", again)
+    lab.wait_for_end(again)
+    ran(lab)
+    # When it is restarted once more, I expect the same samples to run as it had meant to run
+    third = lab.json("restart", again)["queued"]["study"]
+    lab.work("--queues", "merlin")
+    lab.wait_for_end(third)
+    counts = ran(lab)
+    assert set(counts["b"]) == BAD
+    assert counts["f"] == {"f": 1}
+
+
+def test_retry_runs_exactly_the_selection_and_what_is_behind_it(lab: Lab, ended: str) -> None:
+    ran(lab)
+    again = lab.json("retry", ended, "--step", "b", "--samples", "1-2,23")["queued"]["study"]
+    status = lab.wait_for_end(again)
+    assert ran(lab) == {"a": {}, "b": {"1": 1, "2": 1, "23": 1}, "other": {}, "f": {"f": 1}}
+    # What was not selected keeps what it came to
+    assert (status["by_step"]["a"]["failed"], status["by_step"]["a"]["finished"]) == (5, 45)
+    third = lab.json("retry", again)["queued"]["study"]
+    assert lab.wait_for_end(third)["failures"] == 0
+    assert set(ran(lab)["a"]) == BAD
+    lab.mrun("retry", third, "--step", "nosuch", code=4)
+    lab.mrun("retry", third, "--samples", "3-1", code=2)
