@@ -78,7 +78,7 @@ class Lab:
     def engine_of(self, worker: subprocess.Popen[bytes]) -> int:
         """The engine's pid below a worker's guard."""
         children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
-        return int(str(wait_until(lambda: children.read_text().split(), "the guard has its engine")[0]))  # type: ignore[index]
+        return int(str(wait_until(lambda: children.read_text().split(), "the guard has its engine")[0]))  # type: ignore[index]  # a list that is not empty
 
     def study(self, study: str) -> dict[str, Any]:
         """A study's status; steps by name under `by_step`."""

@@ -97,9 +97,9 @@ def test_restart_of_a_cancelled_study_runs_what_never_ran(lab: Lab) -> None:
 def test_study_that_still_runs_is_refused(lab: Lab) -> None:
     np.save(lab.directory / "samples.npy", np.arange(5.0))
     study = lab.queue(lab.spec(SPEC))
-    lab.mrun("restart", study, code=2)
-    lab.mrun("restart", lab.directory, code=4)
-    lab.mrun("restart", lab.directory / "nowhere", code=4)
+    assert "has not ended" in lab.json("restart", study, code=2)["error"]["message"]
+    assert "no workspace of a study" in lab.json("restart", lab.directory, code=4)["error"]["message"]
+    assert "neither a workspace nor a study" in lab.json("restart", "nowhere", code=4)["error"]["message"]
 
 
 def test_downstream_of_a_second_restart_is_not_taken_from_the_first_run(lab: Lab, ended: str) -> None:

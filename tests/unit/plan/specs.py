@@ -15,7 +15,7 @@ from mrun.engine.plan.render import NodeText
 from mrun.engine.spec.model import Batch, Parameter, Run, Samples, Spec, Step, Text
 
 NOW = datetime(2026, 3, 4, 5, 6, 7)
-CWD = "/work"
+CWD = "/area"
 
 _lines = itertools.count(1)
 
@@ -64,7 +64,7 @@ def make_spec(*steps: Step, **rest: Any) -> Spec:
 
 
 def place(spec: Spec, **rest: Any) -> Place:
-    """Where it goes: /work/study_20260304-050607, unless something else is said."""
+    """Where it goes: /area/study_20260304-050607, unless something else is said."""
     chosen = {"variables": {}, "output_path": None, "now": NOW, "environment": {}, "cwd": CWD} | rest
     return place_study(spec, **chosen)
 

@@ -118,7 +118,7 @@ def test_texts_of_an_entry_are_expanded_and_its_name_is_a_token():
     git_of = GitDependency(text("CODE"), text("$(MERLIN_WORKSPACE)/deps"), text("$(HOST)/x.git"), tag=text("v$(N)"))
     spec = make_spec(step("s", "$(CODE)/run"), git_dependencies=(git_of,), variables={"HOST": "h", "N": "1"})
     (clone,) = clones_of(spec, place(spec))
-    path = "/work/study_20260304-050607/deps/CODE"
+    path = "/area/study_20260304-050607/deps/CODE"
     assert msgspec.structs.replace(clone, where=None) == Clone("CODE", "h/x.git", path, tag="v1", where=None)
     assert (clone.where.path, clone.where.line) == ("/specs/the.yaml", git_of.url.line)
     assert body(plan(spec)) == f"{path}/run"

@@ -13,7 +13,7 @@ from mrun.engine.spec.model import Batch, GitDependency, Text
 
 from .specs import body, make_spec, parameter, place, plan, problems, step, table, text
 
-WORKSPACE = "/work/study_20260304-050607"
+WORKSPACE = "/area/study_20260304-050607"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from mrun.engine.plan.render import NodeText
 from .specs import body, make_spec, parameter, plan, problems, step
 
 AB = (parameter("A", [1, 1, 2]), parameter("B", ["x", "y", "z"]))
-WORKSPACE = "/work/study_20260304-050607"
+WORKSPACE = "/area/study_20260304-050607"
 
 
 def directories(made):

@@ -11,7 +11,7 @@ from mrun.engine.plan.render import NodeText
 
 from .specs import body, make_spec, parameter, plan, step
 
-WORKSPACE = "/work/study_20260304-050607"
+WORKSPACE = "/area/study_20260304-050607"
 
 HOSTILE = ["$(X)", "$(MERLIN_SAMPLE_ID)", r"\1\g<0>\\", "'\"`$(date)`", "é 雪 \u2028", "a\r\nb", "%%", "{0}", ""]
 

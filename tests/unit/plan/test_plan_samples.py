@@ -36,9 +36,9 @@ def refusal(path, columns, converted_dir):
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("s.npy", ("/work/study_20260304-050607/s.npy", "/work/s.npy")),
+        ("s.npy", ("/area/study_20260304-050607/s.npy", "/area/s.npy")),
         ("/abs/s.npy", ("/abs/s.npy",)),
-        ("$(MERLIN_INFO)/$(V).npy", ("/work/study_20260304-050607/merlin_info/1.npy",)),
+        ("$(MERLIN_INFO)/$(V).npy", ("/area/study_20260304-050607/merlin_info/1.npy",)),
         ("~/s.npy", ("/home/me/s.npy",)),
     ],
 )
@@ -49,7 +49,7 @@ def test_where_samples_may_be_and_how_they_are_made(file, expected):
     assert request is not None
     assert request.paths == expected
     assert request.columns == ("X1",)
-    assert request.generate == "make 1 ~ $HOME /work/study_20260304-050607/merlin_info $(date)"
+    assert request.generate == "make 1 ~ $HOME /area/study_20260304-050607/merlin_info $(date)"
     assert request.shell == "/bin/bash"
 
 

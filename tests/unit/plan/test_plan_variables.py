@@ -30,13 +30,13 @@ HOME = {"HOME": "/home/me", "DATA": "/data", "PATH": ""}
         ({"A": r"\n\1\g<0>"}, "$(A)", r"\n\1\g<0>"),
         ({"A": "1"}, r"\$(A) $(A)", r"\$(A) 1"),
         ({"RUN": "$(LAUNCHER) sim $(X)"}, "$(RUN)", " sim 1.5"),
-        ({}, "$(SPECROOT) $(OUTPUT_PATH) $(MERLIN_TIMESTAMP)", "/specs /work 20260304-050607"),
-        ({"OUTPUT_PATH": "out"}, "$(OUTPUT_PATH)", "/work/out"),
+        ({}, "$(SPECROOT) $(OUTPUT_PATH) $(MERLIN_TIMESTAMP)", "/specs /area 20260304-050607"),
+        ({"OUTPUT_PATH": "out"}, "$(OUTPUT_PATH)", "/area/out"),
         ({"OUTPUT_PATH": "$(ROOT)/out", "ROOT": "~"}, "$(OUTPUT_PATH)", "/home/me/out"),
-        ({}, "$(MERLIN_INFO) $(MRUN_WORKSPACE)", "/work/study_20260304-050607/merlin_info /work/study_20260304-050607"),
-        ({}, "$(MERLIN_SPEC_ORIGINAL_TEMPLATE)", "/work/study_20260304-050607/merlin_info/the.orig.yaml"),
-        ({}, "$(MRUN_SPEC_EXECUTED_RUN)", "/work/study_20260304-050607/merlin_info/the.partial.yaml"),
-        ({}, "$(MERLIN_SPEC_ARCHIVED_COPY)", "/work/study_20260304-050607/merlin_info/the.expanded.yaml"),
+        ({}, "$(MERLIN_INFO) $(MRUN_WORKSPACE)", "/area/study_20260304-050607/merlin_info /area/study_20260304-050607"),
+        ({}, "$(MERLIN_SPEC_ORIGINAL_TEMPLATE)", "/area/study_20260304-050607/merlin_info/the.orig.yaml"),
+        ({}, "$(MRUN_SPEC_EXECUTED_RUN)", "/area/study_20260304-050607/merlin_info/the.partial.yaml"),
+        ({}, "$(MERLIN_SPEC_ARCHIVED_COPY)", "/area/study_20260304-050607/merlin_info/the.expanded.yaml"),
         ({}, "$(MERLIN_SUCCESS) $(MERLIN_RESTART) $(MERLIN_SOFT_FAIL) $(MERLIN_HARD_FAIL)", "0 100 101 102"),
         ({}, "$(MERLIN_RETRY) $(MRUN_STOP_WORKERS) $(MERLIN_RAISE_ERROR)", "104 105 106"),
         ({}, "$(date) $(cat x) $((1+2)) $(Mixed)", "$(date) $(cat x) $((1+2)) $(Mixed)"),
@@ -80,7 +80,7 @@ def test_wrong_variables_are_found_when_the_study_is_placed(variables, overrides
 
 @pytest.mark.parametrize(
     ("name", "workspace"),
-    [("a", "/work/a_20260304-050607"), ("a $(V)", "/work/a_1.5_20260304-050607"), ("a/b", None), ("$(NO)", None)],
+    [("a", "/area/a_20260304-050607"), ("a $(V)", "/area/a_1.5_20260304-050607"), ("a/b", None), ("$(NO)", None)],
 )
 def test_the_workspace_is_named_after_the_study(name, workspace):
     spec = make_spec(name=name, variables={"V": "1.5"})
@@ -94,15 +94,15 @@ def test_the_workspace_is_named_after_the_study(name, workspace):
 def test_the_option_comes_before_the_output_path_of_env():
     spec = make_spec(step("s", "$(OUTPUT_PATH)"), variables={"OUTPUT_PATH": "/env"})
     chosen = place(spec, output_path="opt")
-    assert (chosen.output_path, chosen.workspace) == ("/work/opt", "/work/opt/study_20260304-050607")
-    assert body(plan(spec, output_path="opt")) == "/work/opt"
+    assert (chosen.output_path, chosen.workspace) == ("/area/opt", "/area/opt/study_20260304-050607")
+    assert body(plan(spec, output_path="opt")) == "/area/opt"
 
 
 def test_a_place_with_another_workspace_moves_everything():
     spec = make_spec(step("s", "$(MERLIN_INFO) $(WORKSPACE)"))
-    moved = msgspec.structs.replace(place(spec), workspace="/work/other")
-    assert moved.info_dir == "/work/other/merlin_info"
-    assert text_expander(spec, moved)(spec.steps[0].run.cmd) == "/work/other/merlin_info $(WORKSPACE)"
+    moved = msgspec.structs.replace(place(spec), workspace="/area/other")
+    assert moved.info_dir == "/area/other/merlin_info"
+    assert text_expander(spec, moved)(spec.steps[0].run.cmd) == "/area/other/merlin_info $(WORKSPACE)"
 
 
 def test_a_place_does_not_show_the_environment():
