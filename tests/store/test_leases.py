@@ -409,3 +409,25 @@ async def test_nobody_is_lost_when_the_server_stands_still(own_server: TestServe
 async def _is_on_disk(client: redis.asyncio.Redis) -> bool:
     facts = await client.info("persistence")
     return facts["aof_pending_bio_fsync"] == 0 and facts["aof_buffer_length"] == 0
+
+
+async def test_lost_samples_do_not_wait_behind_long_bites_of_the_others(store: Store) -> None:
+    # Given a large node of short samples, and a worker that died over a large bite of it
+    study = await submit(store, make_plan(1_000_000, S("a")))
+    dead, worker = await worker_of(store, "dead"), await worker_of(store, "w", slots=1)
+    (first,) = await dead.claim(1)
+    await dead.settle(first, OutcomeRun(1, "finished"))
+    (claim,) = await dead.claim(1)
+    assert claim.hi - claim.lo == 1000
+    await lose(store, "dead")
+    # When another one goes on, I expect short bites until the last lost sample has been claimed, and long ones then
+    sizes: list[int] = []
+    while sum(size == 1 for size in sizes) < 1000:
+        (claim,) = await worker.claim()
+        sizes.append(claim.hi - claim.lo)
+        await worker.settle(claim, OutcomeRun(sizes[-1], "finished"))
+    assert max(sizes) <= 60
+    assert len(sizes) < 2100
+    assert await store.client.hget(f"{store.keys.root}study:{study}:node:0", "lost") == b"0"
+    (claim,) = await worker.claim()
+    assert claim.hi - claim.lo > 500

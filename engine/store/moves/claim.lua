@@ -16,6 +16,8 @@
 -- Claims, entries read and streams looked at in one call.
 -- A bite that the user chose may be so long.
 local CHUNK_MS = 60000
+-- A bite while samples of the node that were lost wait for their turn.
+local LOST_BITE_MS = 50
 local FREE_MOST, READS_MOST, LOOK_MOST = 64, 128, 1024
 
 local w, token = ARGV[1], tonumber(ARGV[2])
@@ -48,13 +50,18 @@ end
 -- How many samples one claim takes: about a second of work, and never so many that other slots would go without.
 local function bite(s, node, task)
   if task.losses > 0 then return 1 end
-  local known_ms = tonumber(call('HGET', node_key(s, node.n), 'pace_ms'))
+  local facts = call('HMGET', node_key(s, node.n), 'pace_ms', 'lost')
+  local known_ms = tonumber(facts[1])
+  -- Lost samples go one by one: between bites of a second they would wait for minutes.
+  local has_lost = tonumber(facts[2] or 0) > 0
   -- The user's own bite: only slow samples make it smaller.
-  if node.chunk > 0 then return max(1, min(node.chunk, floor(CHUNK_MS / max(known_ms or 0, 1)))) end
+  if node.chunk > 0 then
+    return max(1, min(node.chunk, floor((has_lost and LOST_BITE_MS or CHUNK_MS) / max(known_ms or 0, 1))))
+  end
   local pace_ms = known_ms or BITE_MS
   local slots = max(1, tonumber(call('HGET', root .. 'slots', node.queue) or 1))
   local share = floor((task.hi - task.lo) / (2 * slots))
-  return max(1, min(floor(BITE_MS / max(pace_ms, 0.01)), share, BITE_MOST))
+  return max(1, min(floor((has_lost and LOST_BITE_MS or BITE_MS) / max(pace_ms, 0.01)), share, BITE_MOST))
 end
 
 local function hold(s, node, entry, task, hi)
@@ -63,6 +70,7 @@ local function hold(s, node, entry, task, hi)
     hi = hi, attempt = task.attempt, losses = task.losses, resume = task.resume})
   count_samples(s, node, 'ready', task.lo - hi)
   count_samples(s, node, 'running', hi - task.lo)
+  count_lost(s, node, task, task.lo - hi)
   claims[#claims + 1] = {last, s, node.n, task.lo, hi, task.attempt, task.losses, task.resume}
 end
 
@@ -73,7 +81,10 @@ local function take(s, stream, entry, task)
   local k, held = bite(s, node, task), 0
   while free > 0 and task.lo < task.hi do
     local from = find(s, node, 'done', task.lo, task.hi, 0) or task.hi
-    if from > task.lo then count_samples(s, node, 'ready', task.lo - from) end
+    if from > task.lo then
+      count_samples(s, node, 'ready', task.lo - from)
+      count_lost(s, node, task, task.lo - from)
+    end
     task.lo = from
     if from < task.hi then
       local upto = min(task.hi, from + k)

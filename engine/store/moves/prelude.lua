@@ -624,6 +624,11 @@ end
 
 -- ---------------------------------------------------------------------------------------------------------- retries
 
+-- How many samples of a node that were lost are ready: claims of the others are short meanwhile.
+local function count_lost(s, node, task, by)
+  if task.losses > 0 then count(node_key(s, node.n), 'lost', by) end
+end
+
 local function put_later(s, node, task, due_ms)
   call('ZADD', study_key(s) .. ':later', int(due_ms), node.n .. ' ' .. int(task.lo) .. ' ' .. int(task.hi) .. ' '
     .. task.attempt .. ' ' .. task.losses .. ' ' .. task.resume)
@@ -652,6 +657,7 @@ local function put_due()
         if node then
           count_samples(s, node, 'retrying', task.lo - task.hi)
           count_samples(s, node, 'ready', task.hi - task.lo)
+          count_lost(s, node, task, task.hi - task.lo)
           put(s, node, task)
         else
           fail_planless(s)
@@ -717,7 +723,9 @@ local function give_back(w, claim, r, lo, losses, resume)
       if node.each_chunks > 0 then plan_action(r.s, 'settled', node.n, 0, lo, r.hi) end
     else
       count_samples(r.s, node, 'ready', r.hi - lo)
-      put(r.s, node, {lo = lo, hi = r.hi, attempt = r.attempt, losses = losses, resume = resume or r.resume})
+      local task = {lo = lo, hi = r.hi, attempt = r.attempt, losses = losses, resume = resume or r.resume}
+      count_lost(r.s, node, task, r.hi - lo)
+      put(r.s, node, task)
     end
   end
   if lo <= r.lo then
