@@ -55,12 +55,13 @@ class Worker:
         studies = Studies(self._store, self._seal, desk.worker, desk.facts.host)
         slot = Slot(desk, studies, Executor(launcher, link, desk.options.environment))
         settler, pulse = Settler(desk, self._store, studies, self._seal), Pulse(desk, self._store)
-        await pulse.beat()
-        log.info("worker_started", worker=desk.worker, queues=desk.options.queues, slots=desk.options.slots)
         async with anyio.create_task_group() as life:
-            life.start_soon(pulse.run)
+            # Before the first beat: who sees this worker on the server may stop it at once.
             life.start_soon(self._watch_signals)
             life.start_soon(self._watch_guard, link)
+            await pulse.beat()
+            log.info("worker_started", worker=desk.worker, queues=desk.options.queues, slots=desk.options.slots)
+            life.start_soon(pulse.run)
             async with anyio.create_task_group() as settling:
                 settling.start_soon(settler.run)
                 async with anyio.create_task_group() as running:
