@@ -9,13 +9,14 @@ grows with the number of samples.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -25,9 +26,11 @@ from msgspec.structs import replace
 from mrun.engine.errors import MrunError, Problem, SpecError, UsageError, WorkspaceError
 from mrun.engine.ids import new_study_id
 from mrun.engine.nearest import nearest_hint
+from mrun.engine.plan.check import check_plan
 from mrun.engine.plan.clones import clones_of, make_clone
-from mrun.engine.plan.compile import check_plan, compile_plan
+from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.expanded import text_expander
+from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.generated import with_generated
 from mrun.engine.plan.kept import keep, run_key
 from mrun.engine.plan.model import Plan, SampleTable
@@ -74,6 +77,10 @@ class Order(msgspec.Struct, frozen=True):
     generator_arguments: dict[str, str] = {}
     #: The study whose step queues this one; empty: a person does.
     parent_study: str = ""
+    #: Samples of studies with a higher one are claimed first.
+    priority: int = 0
+    #: The study whose end it waits for, as the server calls it; empty: none.
+    after: str = ""
 
 
 class Queued(msgspec.Struct, frozen=True):
@@ -120,11 +127,7 @@ def check(order: Order, environment: Mapping[str, str], cwd: str) -> Checked:
     Raises:
         SpecError: with all problems, in file order.
     """
-    checked = _check_spec(order, environment, cwd)
-    if checked.request is not None:
-        warnings = _check_given_samples(checked.request, order)
-        return msgspec.structs.replace(checked, warnings=(*checked.warnings, *warnings))
-    return checked
+    return _check_spec(order, environment, cwd, needs_samples=True)
 
 
 def workers_of(
@@ -201,6 +204,11 @@ async def enqueue_run(
     staged = await store.submit(key, plan, seal, opening.past)
     facts = await _study_facts(store, key, plan, order)
     await store.commit(key, staged, facts, replaces=opening.replaces)
+    return queued_study(key, plan, warnings)
+
+
+def queued_study(key: str, plan: Plan, warnings: tuple[str, ...] = ()) -> Queued:
+    """What is told of a study that the server has."""
     return Queued(
         study=key,
         name=plan.name,
@@ -230,20 +238,26 @@ def _last_outputs(plan: Plan) -> Iterator[str]:
 
 
 async def _study_facts(store: Store, study: str, plan: Plan, order: Order) -> list[str | int | bytes]:
-    queues: dict[int, set[str]] = {step.index: set() for step in plan.steps}
-    for node in plan.nodes:
-        queues[node.step].add(node.queue)
-    steps = [
-        StepFacts(step.name, step.node_count, plan.size(step), tuple(sorted(queues[step.index]))) for step in plan.steps
-    ]
-    classes = {step.resource_class: step.walltime_s or 0 for step in plan.steps}
+    steps = step_facts(plan)
+    walltimes = plan.class_walltimes_s()
     root = await store.call("HGET", store.keys.study(order.parent_study), "root") if order.parent_study else None
     return [
         *("name", plan.name, "workspace", plan.workspace, "spec_path", plan.spec_path, "user", getpass.getuser()),
-        *("root", root or study, "priority", 0, "nodes_left", len(plan.nodes), "step_count", len(steps)),
-        *("steps", msgspec.json.encode(steps), "class_count", len(classes)),
-        *("walltimes", msgspec.json.encode([classes[number] for number in sorted(classes)])),
-        *("queues", ",".join(_queue_names(plan))),
+        *("root", root or study, "priority", order.priority, "nodes_left", len(plan.nodes), "step_count", len(steps)),
+        *(("after", order.after) if order.after else ()),
+        *("steps", msgspec.json.encode(steps), "class_count", len(walltimes)),
+        *("walltimes", msgspec.json.encode(walltimes)),
+        *("queues", ",".join(_queue_names(plan)), "edition", plan.samples.edition if plan.samples else 0),
+    ]
+
+
+def step_facts(plan: Plan) -> list[StepFacts]:
+    """What is told of the plan's steps."""
+    queues: dict[int, set[str]] = {step.index: set() for step in plan.steps}
+    for node in plan.nodes:
+        queues[node.step].add(node.queue)
+    return [
+        StepFacts(step.name, step.node_count, plan.size(step), tuple(sorted(queues[step.index]))) for step in plan.steps
     ]
 
 
@@ -251,39 +265,44 @@ def _sentence(problem: Problem) -> str:
     return f"{problem.where}: {problem.message}" if problem.where else problem.message
 
 
-def _check_spec(order: Order, environment: Mapping[str, str], cwd: str) -> Checked:
+def _check_spec(order: Order, environment: Mapping[str, str], cwd: str, *, needs_samples: bool = False) -> Checked:
+    findings = Findings(order.spec_path)
     try:
         spec, problems = load_spec(
             order.spec_path, is_lenient=order.is_lenient, has_samples_file=order.samples_file is not None
         )
     except SpecError as error:
-        raise SpecError(_with_later_problems(error, order, environment, cwd)) from error
-    return _check_loaded(spec, problems, order, environment, cwd)
+        if isinstance(error.partial, Spec):
+            # All problems at once: those that are seen in as much of the spec as could be read are told, too.
+            with contextlib.suppress(MrunError, LookupError, ValueError, TypeError):
+                # What is missing can't be planned with; the problems that were found say what it is.
+                partial = _without(error.partial, {(problem.line, problem.column) for problem in error.problems})
+                _check_loaded(partial, findings, order, environment, cwd, needs_samples=needs_samples)
+        raise SpecError(findings.problems_with(error.problems)) from error
+    checked = _check_loaded(spec, findings, order, environment, cwd, needs_samples=needs_samples)
+    findings.raise_problems()
+    return replace(checked, warnings=(*(_sentence(problem) for problem in problems), *checked.warnings))
 
 
-def _with_later_problems(error: SpecError, order: Order, environment: Mapping[str, str], cwd: str) -> list[Problem]:
-    """All problems at once: what the plan room finds in as much of the spec as could be read is told, too.
-
-    But for what stands on a line that is known to be wrong: it would follow from that.
-    """
-    found = list(error.problems)
-    if not isinstance(error.partial, Spec):
-        return found
-    lines = {problem.line for problem in found}
-    # Without dependencies, which the spec room has looked at: a circle would be told twice.
-    steps = tuple(replace(step, run=replace(step.run, depends=())) for step in error.partial.steps)
-    try:
-        _check_loaded(replace(error.partial, steps=steps), (), order, environment, cwd)
-    except SpecError as later:
-        found += [problem for problem in later.problems if problem.line and problem.line not in lines]
-    except (MrunError, LookupError, ValueError, TypeError):
-        pass  # what is missing can't be planned with; the problems that were found say what it is
-    return sorted(found, key=lambda problem: (problem.line, problem.column))
+def _without(spec: Spec, places: Collection[tuple[int, int]]) -> Spec:
+    """The spec without dependencies that are known to be wrong: a circle would be told twice."""
+    steps = []
+    for step in spec.steps:
+        depends = tuple(text for text in step.run.depends if (text.line, text.column) not in places)
+        steps.append(replace(step, run=replace(step.run, depends=depends)))
+    return replace(spec, steps=tuple(steps))
 
 
 def _check_loaded(
-    spec: Spec, problems: tuple[Problem, ...], order: Order, environment: Mapping[str, str], cwd: str
+    spec: Spec,
+    findings: Findings,
+    order: Order,
+    environment: Mapping[str, str],
+    cwd: str,
+    *,
+    needs_samples: bool,
 ) -> Checked:
+    """Note all that the plan room finds wrong. Raises only for what other files hold."""
     if order.samples_file is not None:
         spec = with_samples_file(spec, order.samples_file)
     if order.generator is not None:
@@ -296,17 +315,20 @@ def _check_loaded(
         now=datetime.now(),
         environment=environment,
         cwd=cwd,
+        findings=findings,
     )
-    warnings = check_plan(spec, place)
-    request = samples_request(spec, place)
-    return Checked(spec, place, request, (*(_sentence(problem) for problem in problems), *warnings), order)
+    warnings = check_plan(spec, place, findings)
+    request = samples_request(spec, place, findings)
+    if needs_samples and request is not None:
+        warnings += tuple(_check_given_samples(spec, request, order, findings))
+    return Checked(spec, place, request, warnings, order)
 
 
 def _queue_names(plan: Plan) -> tuple[str, ...]:
     return tuple(sorted({node.queue for node in plan.nodes}))
 
 
-def _check_given_samples(request: SamplesRequest, order: Order) -> list[str]:
+def _check_given_samples(spec: Spec, request: SamplesRequest, order: Order, findings: Findings) -> list[str]:
     """A file that is there already is looked at before anything is made: a wrong one changes nothing.
 
     Returns:
@@ -319,10 +341,14 @@ def _check_given_samples(request: SamplesRequest, order: Order) -> list[str]:
     if path is None and request.generate is None:
         tried = " and ".join(f"'{path}'" for path in request.paths)
         hint = "Correct merlin.samples.file, or give merlin.samples.generate.cmd to make it."
-        raise SpecError([Problem(f"There is no sample file; looked for {tried}.", hint=hint)])
+        file = spec.samples.file if spec.samples else Text("")
+        findings.error(file, f"There is no sample file; looked for {tried}.", hint=hint)
     if path is not None and (path.endswith(".npy") or os.path.getsize(path) <= _PREREAD_BYTES):
         with tempfile.TemporaryDirectory(prefix="mrun-") as directory:
-            open_samples(path, request.columns, directory, warnings.append if order.is_lenient else None)
+            try:
+                open_samples(path, request.columns, directory, warnings.append if order.is_lenient else None)
+            except SpecError as error:
+                findings.add(error.problems)
     return warnings
 
 

@@ -22,6 +22,8 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
     attempt: int
     losses: int
     resume: int
+    #: How many times samples had been added to the study: a worker's plan of it must be of this edition, or later.
+    edition: int = 0
 
     @property
     def text(self) -> str:

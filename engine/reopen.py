@@ -1,9 +1,9 @@
 """Opening a study again: a new run of the same plan in the same workspace, of which a part is done already.
 
-    workspace → kept plan + journals → what runs again → submit with its past → commit, replacing the old run
-
     workspace → plan and journals → what runs again → submit with the past → commit, replacing the old run
-again. It never touches a study that still runs.
+
+Nothing but the workspace is needed: a server that has forgotten the study is told of it again. It never touches a study
+that still runs.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from mrun.engine.enqueue import Opening, Order, Queued, enqueue_run
 from mrun.engine.errors import NotFoundError, UsageError
 from mrun.engine.plan.downstream import with_downstream
 from mrun.engine.plan.kept import KeptStudy, read_kept, run_key
+from mrun.engine.plan.model import Plan
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
-from mrun.engine.work.history import Selection, keep_base, past_of, read_fates, select, without
+from mrun.engine.work.history import Fate, Fates, Selection, keep_base, past_of, read_fates, select, with_added, without
 
 
 class Reopened(msgspec.Struct, frozen=True):
@@ -26,13 +28,19 @@ class Reopened(msgspec.Struct, frozen=True):
 
     queued: Queued | None
     run: int
-    #: Samples that will run, as far as is known now: those behind a sample that fails again may be skipped.
+    #: Samples that will run, as far as is known now: those behind a sample that fails again, or that is left as it is,
+    #: may be skipped.
     again: int
     kept: int
+    #: Of those that are kept: which did not finish, were not selected, and stay as they are.
+    left: int = 0
 
 
 async def reopen(store: Store, seal: Seal, workspace: str | Path, selection: Selection) -> Reopened:
-    """Start a new run of the study in a workspace.
+    """Start a new run of the study in a workspace: of the selection, and of all that depends on it.
+
+    What else did not finish keeps what it came to. A sample that never ran counts as cancelled in the new run, so that
+    it does not run, and what waits for it sample by sample is skipped; a later selection may have it.
 
     Raises:
         NotFoundError: it is no workspace of a study; or the study has no step of a name that was selected.
@@ -40,22 +48,45 @@ async def reopen(store: Store, seal: Seal, workspace: str | Path, selection: Sel
         BrokerError: the server refused or went away; nothing has changed then.
     """
     kept = read_kept(workspace)
-    replaces = await _ended_run(store, kept)
+    replaces = await ended_run(store, kept)
     fates, since = read_fates(kept.plan, kept.run)
     again = with_downstream(kept.plan, select(kept.plan, fates, selection))
-    count = sum(int(own.sum()) for own in again)
+    count = sum(int(runs.sum()) for runs in again)
     total = sum(len(own) for own in fates)
+    left = sum(int(((own != Fate.FINISHED) & ~runs).sum()) for own, runs in zip(fates, again, strict=True))
     if count == 0:
-        return Reopened(None, kept.run, 0, total)
-    # First what the new run begins with, so that the journals of old runs do not count for it, whatever happens now.
+        return Reopened(None, kept.run, 0, total, left)
     remaining = without(fates, again)
-    keep_base(kept.plan, kept.run + 1, remaining, since)
-    opening = Opening(kept.study, kept.run + 1, past_of(remaining), replaces)
-    queued = await enqueue_run(store, seal, kept.plan, Order(kept.plan.spec_path), opening)
-    return Reopened(queued, kept.run + 1, count, total - count)
+    opening = Opening(kept.study, kept.run + 1, past_of(remaining, again), replaces)
+    queued = await _open_run(store, seal, kept, opening, remaining, since)
+    return Reopened(queued, kept.run + 1, count, total - count, left)
 
 
-async def _ended_run(store: Store, kept: KeptStudy) -> str:
+async def reopen_grown(store: Store, seal: Seal, kept: KeptStudy, plan: Plan) -> Queued:
+    """Start a new run, with a plan that has more samples: of these, and of all that depends on them.
+
+    What did not finish before keeps what it came to, as with `reopen`. Raises as `reopen`.
+    """
+    replaces = await ended_run(store, kept)
+    old, since = read_fates(kept.plan, kept.run)
+    fates, added = with_added(plan, old)
+    again = with_downstream(plan, added)
+    remaining = without(fates, again)
+    opening = Opening(kept.study, kept.run + 1, past_of(remaining, again), replaces)
+    return await _open_run(store, seal, replace(kept, plan=plan), opening, remaining, since)
+
+
+async def _open_run(
+    store: Store, seal: Seal, kept: KeptStudy, opening: Opening, remaining: Fates, since: int
+) -> Queued:
+    # First what the new run begins with, so that the journals of old runs do not count for it, whatever happens now.
+    keep_base(kept.plan, opening.run, remaining, since)
+    priority = await store.call("HGET", store.keys.study(opening.replaces), "priority") if opening.replaces else None
+    order = Order(kept.plan.spec_path, priority=int(priority or 0))
+    return await enqueue_run(store, seal, kept.plan, order, opening)
+
+
+async def ended_run(store: Store, kept: KeptStudy) -> str:
     """The run that the server still knows, if any: the last one, or the one before if the last was never committed."""
     for run in (kept.run, kept.run - 1):
         key = run_key(kept.study, run)

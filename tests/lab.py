@@ -60,6 +60,13 @@ class Lab:
         """Run a command with --json; its value."""
         return json.loads(self.mrun("--json", *words, **options))
 
+    def start(self, *words: object) -> subprocess.Popen[str]:
+        """Start a command that takes its time, with --json; the caller waits for it."""
+        return subprocess.Popen(
+            [BIN / "mrun", "--json", *map(str, words)],
+            cwd=self.directory, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
     def queue(self, spec: Path, *words: object) -> str:
         """Queue a spec; the study's id."""
         return str(self.json("queue", spec, *words)["study"])

@@ -143,6 +143,8 @@ def _show(output: Output, forecast: Forecast) -> None:
         output.say(f"samples  {count}: {forecast.samples_path}")
     output.say(f"queues   {', '.join(_queues(estimate))}")
     output.say(f"makes    {_made(estimate)}")
+    if any(step.uses_samples for step in estimate.steps):
+        output.say(f"files    {_ways(estimate)}")
     output.say()
     after = _parents(plan, edges)
     output.table(
@@ -167,6 +169,16 @@ def _made(estimate: Estimate) -> str:
         each = _files_and_directories(estimate.files_per_sample, estimate.directories_per_sample)
         return f"{known}, and for each sample {each}"
     return f"{_files_and_directories(estimate.files, estimate.directories)}: {estimate.inodes:,} inodes"
+
+
+def _ways(estimate: Estimate) -> str:
+    """`full; lean would make 31,012 inodes, packed 17`."""
+    others = [
+        f"{way.files} {way.inodes_per_sample} per sample" if way.inodes is None else f"{way.files} {way.inodes:,}"
+        for way in estimate.ways
+        if way.files != estimate.kept
+    ]
+    return f"{estimate.kept}; inodes otherwise: {', '.join(others)} (merlin.samples.files)"
 
 
 def _files_and_directories(files: int, directories: int) -> str:

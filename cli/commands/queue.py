@@ -17,8 +17,11 @@ from mrun.cli.shown import counted
 from mrun.engine.enqueue import Checked, Order, Queued, check, enqueue, prepare
 from mrun.engine.errors import UsageError
 from mrun.engine.plan.dry import INSTANCES_MOST, write_scripts
+from mrun.engine.plan.model import Plan
 from mrun.engine.store.connect import Broker
 
+#: The lowest and the highest, as `mrun priority` takes them.
+PRIORITIES = (-1000, 1000)
 #: Where the options below are kept for `read_order`, in click's context.
 _META = "mrun.spec_options"
 
@@ -145,6 +148,22 @@ def say_queued(output: Output, queued: Queued, write: Callable[[str], None]) -> 
     write(f"workspace  {queued.workspace}")
 
 
+def turn_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--priority` and `--after`: when it is the study's turn."""
+    for decorate in (
+        click.option(
+            *("--after",), metavar="STUDY",
+            help="Begin when this study has ended, however it ended; at once if it has. [default: at once]",
+        ),
+        click.option(
+            *("--priority",), type=click.IntRange(*PRIORITIES), metavar="N", default=0, show_default=True,
+            help="Samples of studies with a higher N (-1000 to 1000) are claimed first.",
+        ),
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
 def dry_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--dry`."""
     text = f"Only make the workspace, and the scripts of the first {INSTANCES_MOST:,} instances of each step."
@@ -170,10 +189,17 @@ def run_dry(invocation: Invocation, checked: Checked) -> None:
 
 @click.command("queue")
 @spec_options
+@turn_options
 @dry_option
 @takes_invocation
 def command(
-    invocation: Invocation, spec: str, variables: tuple[str, ...], output_path: str | None, is_dry: bool
+    invocation: Invocation,
+    spec: str,
+    variables: tuple[str, ...],
+    output_path: str | None,
+    priority: int,
+    after: str | None,
+    is_dry: bool,
 ) -> None:
     """Queue a study, for workers to run.
 
@@ -187,15 +213,43 @@ def command(
       $ mrun queue spec.yaml -o /scratch/me
       $ mrun queue spec.yaml --samplesfile samples.npy --dry
       $ mrun queue spec.yaml --pgen pgen.py --pargs SEED:7 COUNT:20
+      $ mrun queue spec.yaml --priority 10 --after last
     """
-    order = read_order(spec, variables, output_path)
+    order = msgspec.structs.replace(read_order(spec, variables, output_path), priority=priority)
     checked = check_order(order)
     if is_dry:
         run_dry(invocation, checked)
         return
+    queue_checked(invocation, checked, prepare, after)
+
+
+def queue_checked(
+    invocation: Invocation, checked: Checked, make_plan: Callable[[Checked], Plan], after: str | None
+) -> None:
+    """Queue what was found good, and say so.
+
+    Args:
+        make_plan: as `prepare`.
+        after: a selector of the study whose end it waits for.
+
+    Raises:
+        NotFoundError: there is no such study; nothing was made then.
+        UsageError: there are several.
+    """
     broker = invocation.reach_broker(invocation.settings())
+
+    async def find(selector: str) -> str:
+        async with invocation.session(broker=broker) as session:
+            studies = await session.views.find(selector)
+        if len(studies) != 1:
+            raise UsageError(f"--after '{selector}' names {len(studies)} studies.", hint="Name one of them.")
+        return studies[0]
+
+    order = checked.order
+    if after is not None:
+        order = msgspec.structs.replace(order, after=anyio.run(find, after))
     # Not within the session: `generate` may take hours, and no connection waits for it.
-    plan = prepare(checked)
+    plan = make_plan(checked)
 
     async def run() -> Queued:
         async with invocation.session(broker=broker) as session:

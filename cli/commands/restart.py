@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import anyio
 import click
+import msgspec
 
+from mrun.cli.commands.queue import ManyValues
 from mrun.cli.invocation import Invocation, Session, takes_invocation
 from mrun.cli.output import Output
+from mrun.cli.shown import counted
 from mrun.engine.errors import NotFoundError
 from mrun.engine.reopen import Reopened, reopen, workspace_of
 from mrun.engine.work.history import UNFINISHED, Selection
@@ -36,24 +39,38 @@ def say_reopened(output: Output, reopened: Reopened) -> None:
     """What runs again, and how."""
     queued = reopened.queued
     output.data(reopened)
+    left = f", {reopened.left:,} that did not finish are left" if reopened.left else ""
     if queued is None:
-        output.say(f"nothing to run: all {reopened.kept:,} scripts have finished")
+        output.say(f"nothing to run: {counted(reopened.kept - reopened.left, 'script')} finished{left}")
         return
     output.ids([queued.study])
-    output.say(f"{queued.study}  {queued.name}: run {reopened.run}, {reopened.again:,} scripts to run, "
-               f"{reopened.kept:,} are done")  # fmt: skip
+    output.say(f"{queued.study}  {queued.name}: run {reopened.run}, {counted(reopened.again, 'script')} to run, "
+               f"{reopened.kept - reopened.left:,} finished{left}")  # fmt: skip
     output.say(f"workspace  {queued.workspace}")
     output.note(f"run it:     mrun work --queues {','.join(queued.queues)}")
 
 
 @click.command("restart")
 @click.argument("workspace", metavar="WORKSPACE")
+@click.option(
+    *("--steps", "steps"),
+    multiple=True,
+    metavar="STEP …",
+    cls=ManyValues,
+    separator="",
+    help="Only what did not finish of these steps, and what depends on it; takes several. [default: all]",
+)
 @takes_invocation
-def command(invocation: Invocation, workspace: str) -> None:
+def command(invocation: Invocation, workspace: str, steps: tuple[str, ...]) -> None:
     """Run what did not finish of a study, in its workspace.
 
     Failed, dead, cancelled and skipped samples, those that never ran, and everything that depends on one of them. What
-    has finished is not run again. It reads the journals in the workspace, so it works also when the server has
+    has finished is not run again.
+
+    With --steps everything else stays as it is: what failed has failed, what never ran does not run now, and a sample
+    of these steps that waits for one of those is skipped. A later restart may have them.
+
+    It reads the journals in the workspace, so it works also when the server has
     forgotten the study. A study that still runs is refused. WORKSPACE is its directory, or a study that the server
     knows.
 
@@ -61,5 +78,8 @@ def command(invocation: Invocation, workspace: str) -> None:
     Examples:
       $ mrun restart studies/epidemic_20261122-124247
       $ mrun restart last
+      $ mrun restart last --steps train plot
     """
-    say_reopened(invocation.output, reopen_selection(invocation, workspace, UNFINISHED))
+    names = tuple(name for word in steps for name in word.split(","))
+    selection = msgspec.structs.replace(UNFINISHED, steps=names)
+    say_reopened(invocation.output, reopen_selection(invocation, workspace, selection))

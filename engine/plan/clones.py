@@ -39,7 +39,7 @@ def clones_of(spec: Spec, place: Place) -> tuple[Clone, ...]:
     Raises:
         SpecError: for tokens that have no value here.
     """
-    findings = Findings(spec.path)
+    findings = Findings(spec.shown_path)
     resolver = study_resolver(spec, place, findings)
 
     def text(given: Text | None, what: str) -> str:
@@ -47,7 +47,7 @@ def clones_of(spec: Spec, place: Place) -> tuple[Clone, ...]:
 
     def clone(git: GitDependency) -> Clone:
         name = git.name.value
-        where = Problem("", spec.path, git.url.line, git.url.column)
+        where = Problem("", spec.shown_path, git.url.line, git.url.column)
         return Clone(
             name,
             text(git.url, f"the url of '{name}'"),

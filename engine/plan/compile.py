@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from mrun.engine.errors import MrunError
+from mrun.engine.plan.classes import Classes
 from mrun.engine.plan.edges import make_barriers, make_nodes, number_nodes
 from mrun.engine.plan.expand import (
     Combinations,
@@ -19,18 +21,23 @@ from mrun.engine.plan.expand import (
     used_parameters,
 )
 from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.model import Plan, PlanParameter, PlanStep, SampleTable
-from mrun.engine.plan.names import RESERVED
+from mrun.engine.plan.model import WAYS_OF_FILES, Plan, PlanParameter, PlanStep, SampleTable
+from mrun.engine.plan.names import RESERVED, Meaning
 from mrun.engine.plan.places import Place, study_values
 from mrun.engine.plan.resolve import EVERYWHERE, Resolver, Where
 from mrun.engine.plan.steps import DraftStep, read_steps
 from mrun.engine.plan.templates import Templater
+from mrun.engine.plan.terms import ParameterTable
 from mrun.engine.plan.variables import Variables
-from mrun.engine.spec.model import Spec
+from mrun.engine.spec.model import Spec, Text
+from mrun.engine.spec.texts import has_token, parse_whole
+
+#: Labels in a variable: `X Y`, or as they stand in YAML, `[X, Y]`.
+_LISTED = re.compile(r"[^\s,\[\]'\"]+")
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A spec that was read and found good: all of a plan but what depends on the table of samples."""
+    """A spec that was read: all of a plan but what depends on the table of samples."""
 
     description: str
     columns: tuple[str, ...]
@@ -41,22 +48,9 @@ class Draft(msgspec.Struct, frozen=True):
     used: tuple[tuple[str, ...], ...]
     #: Combinations of each step.
     combinations: tuple[Combinations, ...]
-
-
-def check_plan(spec: Spec, place: Place) -> tuple[str, ...]:
-    """Find everything that is wrong with a spec, before anything is made on disk.
-
-    Looks at the file system only to see whether env.dependencies.paths exist.
-
-    Returns:
-        Warnings.
-
-    Raises:
-        SpecError: with all problems, in file order.
-    """
-    findings = Findings(spec.path)
-    draft_study(spec, place, findings)
-    return findings.warnings
+    level_max_dirs: int
+    #: How samples' files are kept.
+    files: str
 
 
 def compile_plan(
@@ -78,18 +72,18 @@ def compile_plan(
         raise MrunError("A study with samples was compiled without their table.")
     if environment is not None:
         place = msgspec.structs.replace(place, environment=dict(environment))
-    findings = Findings(spec.path)
+    findings = Findings(spec.shown_path)
     draft = draft_study(spec, place, findings)
+    findings.raise_problems()
     if samples is not None and samples.columns != draft.columns:
         raise MrunError(f"The table has the columns {samples.columns}, the spec {draft.columns}.")
-    level_max_dirs = spec.samples.level_max_dirs if spec.samples else 25
     templater = Templater(
         workspace=place.workspace,
         steps=draft.steps,
         used=draft.used,
         shown_names=draft.shown_names,
         samples=samples,
-        level_max_dirs=level_max_dirs,
+        level_max_dirs=draft.level_max_dirs,
         findings=findings,
     )
     steps = _make_steps(draft, templater)
@@ -105,32 +99,30 @@ def compile_plan(
         barriers=make_barriers(draft.steps),
         parameters=draft.parameters,
         samples=samples,
-        level_max_dirs=level_max_dirs,
+        level_max_dirs=draft.level_max_dirs,
         warnings=findings.warnings,
     )
 
 
 def draft_study(spec: Spec, place: Place, findings: Findings) -> Draft:
-    """Read all of a spec.
-
-    Raises:
-        SpecError: with all problems, in file order.
-    """
+    """Read all of a spec. What is wrong with it is noted; then the draft is none to compile."""
     resolver = study_resolver(spec, place, findings)
     columns = _read_columns(spec, resolver, findings)
-    steps = read_steps(spec, resolver, findings)
-    _check_env(spec, resolver)
-    description = resolver.study_text(spec.description, "the study's description")
-    _check_samples(spec, resolver, findings)
     parameters = read_parameters(spec, resolver, findings)
     names = shown_names(spec, resolver)
+    table = ParameterTable({parameter.name: parameter for parameter in parameters}, names)
+    steps = read_steps(spec, resolver, table, findings)
+    _check_env(spec, resolver)
+    description = resolver.study_text(spec.description, "the study's description")
+    level_max_dirs, files = _read_samples(spec, resolver, findings)
+    if files == "packed":
+        _warn_of_nothing_there(steps, findings)
     used = used_parameters(steps)
     by_names = combine(spec, parameters, used, findings)
     combinations = tuple(by_names[names] for names in used)
     check_instances(steps, combinations, findings)
     _check_queues(steps, findings)
-    findings.raise_problems()
-    return Draft(description, columns, steps, parameters, names, used, combinations)
+    return Draft(description, columns, steps, parameters, names, used, combinations, level_max_dirs, files)
 
 
 def study_resolver(spec: Spec, place: Place, findings: Findings) -> Resolver:
@@ -168,8 +160,7 @@ def _read_columns(spec: Spec, resolver: Resolver, findings: Findings) -> tuple[s
     columns: list[str] = []
     taken = {name.casefold() for name in resolver.variables.texts} | {name.casefold() for name in RESERVED}
     parameters = {parameter.name.value for parameter in spec.parameters}
-    for label in spec.samples.column_labels if spec.samples else ():
-        column = resolver.study_text(label, "column_labels")
+    for label, column in column_labels(spec, resolver):
         if column in columns:
             findings.error(label, f"There are two columns '{column}'.")
         if column in parameters or column.casefold() in taken:
@@ -178,6 +169,15 @@ def _read_columns(spec: Spec, resolver: Resolver, findings: Findings) -> tuple[s
         columns.append(column)
     resolver.set_columns(tuple(columns))
     return tuple(columns)
+
+
+def column_labels(spec: Spec, resolver: Resolver) -> list[tuple[Text, str]]:
+    """The labels, each with its place. A variable may hold several of them: a label has no blanks."""
+    written = spec.samples.column_labels if spec.samples else ()
+    texts = [(label, resolver.study_text(label, "column_labels")) for label in written]
+    return [
+        (label, one) for label, text in texts for one in (_LISTED.findall(text) if has_token(label.value) else [text])
+    ]
 
 
 def _check_env(spec: Spec, resolver: Resolver) -> None:
@@ -195,17 +195,38 @@ def _check_env(spec: Spec, resolver: Resolver) -> None:
             resolver.study_text(batch_text, f"batch.{label}")
 
 
-def _check_samples(spec: Spec, resolver: Resolver, findings: Findings) -> None:
+def _read_samples(spec: Spec, resolver: Resolver, findings: Findings) -> tuple[int, str]:
+    """Read the block of samples; returns level_max_dirs, and how files are kept."""
     samples = spec.samples
     if samples is None:
-        return
+        return 25, "full"
     resolver.study_text(samples.file, "merlin.samples.file")
     if samples.generate:
         resolver.study_text(samples.generate, "merlin.samples.generate.cmd", is_script=True)
-    if samples.files != "full":
-        findings.error(samples.file, f"'files: {samples.files}' is not supported yet.", hint="Use 'full'.")
-    if samples.level_max_dirs < 2:
-        findings.error(samples.file, f"level_max_dirs must be at least 2, not {samples.level_max_dirs}.")
+    words = {key: resolver.study_text(text, f"merlin.samples.{key}").strip() for key, text in samples.undecided.items()}
+    files = words.get("files", samples.files)
+    if files not in WAYS_OF_FILES:
+        place = samples.undecided.get("files", samples.file)
+        findings.error(place, f"'files' must be one of {', '.join(WAYS_OF_FILES)}, not '{files}'.")
+    level = words.get("level_max_dirs", str(samples.level_max_dirs))
+    level_max_dirs = parse_whole(level)
+    if level_max_dirs is None or level_max_dirs < 2:
+        place = samples.undecided.get("level_max_dirs", samples.file)
+        findings.error(place, f"level_max_dirs must be at least 2, not {level}.")
+        return 25, files
+    return level_max_dirs, files
+
+
+def _warn_of_nothing_there(steps: Sequence[DraftStep], findings: Findings) -> None:
+    """Samples that are packed have no directory: who looks for one looks in vain."""
+    for step in steps:
+        for piece in step.scripts.meant:
+            if piece.meaning is not Meaning.STEP_WORKSPACE or not steps[int(piece.argument)].uses_samples:
+                continue
+            name = steps[int(piece.argument)].name
+            message = f"'$({piece.use.name})': with 'files: packed', samples of '{name}' leave no directory there."
+            findings.warn(piece.use.text, f"{message} What they are to leave, they must copy there.",
+                          offset=piece.use.offset)  # fmt: skip
 
 
 def _check_queues(steps: Sequence[DraftStep], findings: Findings) -> None:
@@ -214,39 +235,33 @@ def _check_queues(steps: Sequence[DraftStep], findings: Findings) -> None:
             findings.error(step.step.run.task_queue, f"The task_queue of step '{step.name}' is empty.")
 
 
-def _max_fails(step: DraftStep, templater: Templater) -> int | None:
-    """A number of samples; a percentage is one of the node's, rounded down."""
-    text = step.max_fails
-    if text is None:
-        return None
-    size = templater.samples.count if step.uses_samples and templater.samples else 1
-    return int(size * float(text[:-1]) / 100) if text.endswith("%") else int(text)
-
-
 def _make_steps(draft: Draft, templater: Templater) -> tuple[PlanStep, ...]:
-    classes: dict[tuple[tuple[str, str], ...], int] = {}
+    classes = Classes(draft.steps)
     first_nodes = number_nodes(draft.combinations)
     return tuple(
-        PlanStep(
-            index=step.index,
-            name=step.name,
-            directory=step.directory,
-            shell=step.shell,
-            cmd=templater.template(step.cmd, step),
-            restart=None if step.restart is None else templater.template(step.restart, step),
-            uses_samples=step.uses_samples,
-            first_node=first_nodes[step.index],
-            rows=draft.combinations[step.index].rows,
-            parameters=draft.used[step.index],
-            max_retries=step.step.run.max_retries,
-            retry_delay_s=step.step.run.retry_delay_s,
-            walltime_s=step.walltime_s,
-            on_failure=step.step.run.on_failure,
-            max_losses=step.step.run.max_losses,
-            chunk=step.step.run.chunk,
-            max_fails=_max_fails(step, templater),
-            resource_class=classes.setdefault(step.needs, len(classes)),
-            script_ending=".sh" if step.batch_type == "local" else ".slurm.sh",
-        )
-        for step in draft.steps
+        _make_step(step, draft, templater, classes, first_node)
+        for step, first_node in zip(draft.steps, first_nodes, strict=True)
+    )
+
+
+def _make_step(step: DraftStep, draft: Draft, templater: Templater, classes: Classes, first_node: int) -> PlanStep:
+    cmd, restart = step.scripts.cmd, step.scripts.restart
+    rows = draft.combinations[step.index].rows
+    size = templater.samples.count if step.uses_samples and templater.samples else 1
+    terms = classes.node_terms(step, rows, size)
+    return PlanStep(
+        index=step.index,
+        name=step.name,
+        directory=step.directory,
+        cmd=templater.template(cmd, step),
+        restart=None if restart is None else templater.template(restart, step),
+        uses_samples=step.uses_samples,
+        files=draft.files if step.uses_samples else "full",
+        is_warm=step.is_warm,
+        first_node=first_node,
+        rows=rows,
+        parameters=draft.used[step.index],
+        other_terms=terms.different if terms.of_nodes else (),
+        terms_of_nodes=terms.of_nodes,
+        **msgspec.structs.asdict(terms.different[0]),
     )

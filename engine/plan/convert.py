@@ -46,13 +46,20 @@ def check_width(path: str, width: int, columns: Sequence[str], warn: Warn | None
         raise SpecError([Problem(message, path, hint="Give one label per column.")])
 
 
+def first_row(path: str, delimiter: str) -> list[str]:
+    """The cells of a text table's first row; none if it is empty. Raises as `convert_text`."""
+    with open(path, encoding="utf-8-sig", newline="") as source:
+        return next(_rows(source, path, delimiter), [])
+
+
 def convert_text(
     path: str, columns: tuple[str, ...], converted_dir: str, delimiter: str, warn: Warn | None = None
 ) -> SampleTable:
     """Write the two files into the directory, and describe the table. They appear whole, or not at all.
 
     Raises:
-        SpecError: for uneven rows, another number of columns than labels, no rows, or text that is not UTF-8.
+        SpecError: for uneven rows, another number of columns than labels, the labels as a first row, no rows, or text
+            that is not UTF-8.
         OSError: if a file can't be read or written.
     """
     cells_path = Path(converted_dir, CELLS_FILE)
@@ -158,8 +165,19 @@ def _with_width(
     if first is None:
         return
     check_width(path, len(first), columns, warn)
+    _check_header(path, first, columns, warn)
     for row in itertools.chain([first], rows):
         yield [*row, *[""] * (len(columns) - len(row))][: len(columns)]
+
+
+def _check_header(path: str, first: Sequence[str], columns: Sequence[str], warn: Warn | None) -> None:
+    """Refuse a line of labels above the samples: it would run as one of them."""
+    if [cell.casefold() for cell in first] != [column.casefold() for column in columns]:
+        return
+    message = f"The first row of the sample file '{path}' is the column labels, and a table has no header"
+    if warn is None:
+        raise SpecError([Problem(f"{message}.", path, hint="Remove that line, or begin it with '#'.")])
+    warn(f"{message}: it is taken for a sample.")
 
 
 def _has_tabs(source: TextIO) -> bool:

@@ -38,12 +38,9 @@ def read_parameters(spec: Spec, resolver: Resolver, findings: Findings) -> tuple
     parameters = tuple(_read_parameter(parameter, resolver, findings) for parameter in spec.parameters)
     for written, parameter in zip(spec.parameters, parameters, strict=True):
         first, name = parameters[0], parameter.name
-        if len(parameter.values) != len(first.values):
+        if parameter.values and first.values and len(parameter.values) != len(first.values):
             message = f"'{name}' has {len(parameter.values)} values, '{first.name}' has {len(first.values)}."
             findings.error(written.name, message, hint=_NUMBER_OF_ROWS)
-        if len(parameter.labels) != len(parameter.values):
-            message = f"'{name}' has {len(parameter.values)} values and {len(parameter.labels)} labels."
-            findings.error(written.name, message, hint="Give one label per value, or one template that holds '%%'.")
     return parameters
 
 
@@ -109,8 +106,6 @@ def _read_parameter(parameter: Parameter, resolver: Resolver, findings: Findings
     name = parameter.name.value
     if name in RESERVED or name == "OUTPUT_PATH":
         findings.error(parameter.name, f"'{name}' is a name of mrun's own, a parameter can't have it.")
-    if not parameter.values:
-        findings.error(parameter.name, f"The parameter '{name}' has no values.")
     values = tuple(resolver.study_text(value, f"a value of '{name}'") for value in parameter.values)
     what = f"a label of '{name}'"
     if isinstance(parameter.label, tuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mrun.engine.plan.compile import study_resolver
 from mrun.engine.plan.findings import Findings
@@ -17,20 +17,36 @@ def text_expander(spec: Spec, place: Place) -> Callable[[Text], str]:
 
     What `--vars` sets stands in the place of what env said. It finds no problems: `check_plan` does.
     """
-    resolver = study_resolver(spec, place, Findings(spec.path))
+    resolver = study_resolver(spec, place, Findings(spec.shown_path))
     scripts = {script for step in spec.steps for script in (step.run.cmd, step.run.restart)}
     scripts.add(spec.samples.generate if spec.samples else None)
     env = {**spec.labels, **spec.variables}
     overridden = {env[name]: resolver.variables.texts[name] for name in place.variables if name in env}
 
-    def known(part: str | Use) -> str:
+    def known(part: str | Use) -> str | Use:
         if isinstance(part, str):
             return part
         named = resolver.meaning(part.name)
-        return resolver.values[named.argument] if named and named.meaning is Meaning.STUDY else part.raw
+        return resolver.values[named.argument] if named and named.meaning is Meaning.STUDY else part
 
     def expand(text: Text) -> str:
         text = overridden.get(text, text)
-        return "".join(known(part) for part in resolver.variables.flat(text, is_script=text in scripts))
+        is_script = text in scripts
+        parts = [known(part) for part in resolver.variables.flat(text, is_script=is_script)]
+        expanded = "".join(part if isinstance(part, str) else part.raw for part in parts)
+        # What was put in may make a token of what stands beside it, or escape one: then it stays as it was written.
+        again = resolver.variables.flat(Text(expanded), is_script=is_script)
+        return expanded if _joined(again) == _joined(parts) else text.value
 
     return expand
+
+
+def _joined(parts: Iterable[str | Use]) -> list[str]:
+    """Literals and tokens in turn."""
+    joined = [""]
+    for part in parts:
+        if isinstance(part, str):
+            joined[-1] += part
+        else:
+            joined += [part.raw, ""]
+    return joined

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from mrun.engine.errors import Problem, SpecError
 from mrun.engine.spec.model import Text
 
@@ -29,12 +31,26 @@ class Findings:
     def warnings(self) -> tuple[str, ...]:
         return tuple(self._warnings)
 
+    def add(self, problems: Iterable[Problem]) -> None:
+        """Note what is wrong with another file."""
+        self._problems.update(dict.fromkeys(problems))
+
+    def problems_with(self, first: Sequence[Problem]) -> list[Problem]:
+        """What another room found, and what is noted here of other places: at the same one it follows from that."""
+        places = {(problem.path, problem.line, problem.column) for problem in first}
+        own = [one for one in self._problems if not one.line or (one.path, one.line, one.column) not in places]
+        return self._in_order([*first, *own])
+
     def raise_problems(self) -> None:
         """Raises:
         SpecError: if there is any problem; it holds all of them, in file order.
         """
         if self._problems:
-            raise SpecError(sorted(self._problems, key=lambda problem: (problem.line, problem.column)))
+            raise SpecError(self._in_order(self._problems))
+
+    def _in_order(self, problems: Iterable[Problem]) -> list[Problem]:
+        """In file order; what is wrong with other files comes last."""
+        return sorted(problems, key=lambda one: (one.path != self._path, one.line, one.column))
 
 
 def _locate(text: Text, offset: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""`$(LAUNCHER)` and `$(VLAUNCHER)` of a step: what it has, what one use asks for, and the words that stand for it."""
+"""`$(LAUNCHER)` and `$(VLAUNCHER)` in a row of a step: what it has, what a use asks for, and the words for it."""
 
 from __future__ import annotations
 
@@ -46,43 +46,38 @@ _BRACKET = re.compile(r"(\d+)\s*([np]?)")
 
 
 class Launching(msgspec.Struct, frozen=True):
-    """What a step has to launch with.
+    """What a step has to launch with, in one row of parameters.
 
-    `counts` are the step's numbers and `texts` its other resources, by their keys. Both hold only what was given. A
-    number that differs from row to row is a text with a hole, and `least` has the smallest of its rows.
+    `counts` are the step's numbers and `texts` its other resources, by their keys. Both hold only what was given.
+    `own_text` ends the words.
     """
 
     batch_type: str
-    counts: Mapping[str, str] = {}
-    least: Mapping[str, int] = {}
+    counts: Mapping[str, int] = {}
     texts: Mapping[str, str] = {}
+    own_text: str = ""
     walltime_s: float | None = None
     is_exclusive: bool = False
     has_mpiexec: bool = False
 
-    @property
-    def text_key(self) -> str:
-        """The key of the raw text that ends the words; empty if there is none."""
-        return PREFIXES[self.batch_type].text_key
-
     def launcher(self, brackets: str) -> str:
         """The words for one use of `$(LAUNCHER)`, with its brackets if it has any."""
         asked = _asked(brackets)
-        counts = {**self.counts, **asked}
+        counts = self._counts | asked
         if "nodes" not in counts and "procs" not in counts:
             # Without numbers srun takes all that the worker's allocation has.
             counts |= {"nodes": "1", "procs": "1"}
         counts.setdefault("procs", counts.get("nodes", "1"))
         if "nodes" in counts and "procs" in asked and "nodes" not in asked:
             # srun complains of more nodes than processes.
-            counts["nodes"] = asked["procs"] if self.least["nodes"] > int(asked["procs"]) else counts["nodes"]
+            counts["nodes"] = str(min(self.counts["nodes"], int(asked["procs"])))
         return self._words(counts)
 
     def variable_launcher(self, brackets: str, script: str) -> str:
         """The words for one use of `$(VLAUNCHER)`: the shell's variables, where brackets give no number."""
-        numbers = {**self.counts}
+        numbers = self._counts
         numbers |= {key: f"${{{name}}}" for key, (name, _) in _VARIABLES.items() if self._uses(key, script)}
-        if self.batch_type == "local" and not assigns(script, "MERLIN_PROCS") and self._procs in ("", "1"):
+        if self.batch_type == "local" and not assigns(script, "MERLIN_PROCS") and self.procs == 1:
             numbers["procs"] = "1"
         return self._words(numbers | _asked(brackets))
 
@@ -96,8 +91,7 @@ class Launching(msgspec.Struct, frozen=True):
 
     def has_room(self, brackets: str) -> bool:
         """Whether the step has as many nodes and procs as one use asks for."""
-        nodes = self.least.get("nodes", 1)
-        room = {"nodes": nodes, "procs": self.least.get("procs", nodes)}
+        room = {"nodes": self.counts.get("nodes", 1), "procs": self.procs}
         return all(int(number) <= room[key] for key, number in _asked(brackets).items())
 
     def unknown_keys(self) -> list[str]:
@@ -106,15 +100,20 @@ class Launching(msgspec.Struct, frozen=True):
         return [key for key in (*self.counts, *self.texts) if key not in _FOR_JOBS and _FIELDS.get(key) not in knows]
 
     @property
-    def _procs(self) -> str:
-        return self.counts.get("procs", self.counts.get("nodes", ""))
+    def procs(self) -> int:
+        """How many processes the step has: one for each node if nothing else is said."""
+        return self.counts.get("procs", self.counts.get("nodes", 1))
+
+    @property
+    def _counts(self) -> dict[str, str]:
+        return {key: str(number) for key, number in self.counts.items()}
 
     def _default(self, key: str, default: str) -> str:
-        return self._procs or default if key == "procs" else self.counts.get(key, default)
+        return str(self.procs) if key == "procs" else self._counts.get(key, default)
 
     def _uses(self, key: str, script: str) -> bool:
         # A flag that asks for no GPUs is refused where there are none.
-        return key != "gpus per task" or self.counts.get(key, "0") != "0" or assigns(script, "MERLIN_GPUS")
+        return key != "gpus per task" or self.counts.get(key, 0) > 0 or assigns(script, "MERLIN_GPUS")
 
     def _words(self, numbers: Mapping[str, str]) -> str:
         fields = {**self.texts, **numbers}
@@ -122,7 +121,8 @@ class Launching(msgspec.Struct, frozen=True):
         resources = Resources(
             **known, walltime_s=self.walltime_s, is_exclusive=self.is_exclusive, has_mpiexec=self.has_mpiexec
         )
-        return " ".join(PREFIXES[self.batch_type].words(resources))
+        words = PREFIXES[self.batch_type].words(resources)
+        return " ".join([*words, self.own_text] if self.own_text else words)
 
 
 def assigns(script: str, name: str) -> bool:

@@ -10,6 +10,9 @@ import enum
 
 import msgspec
 
+#: How files of samples can be kept: see work/files.py.
+WAYS_OF_FILES = ("full", "lean", "packed")
+
 
 class TokenKind(enum.StrEnum):
     """A hole of a template that is filled when the node's row, or the sample, is known."""
@@ -22,6 +25,8 @@ class TokenKind(enum.StrEnum):
     SAMPLE_ID = "i"  # 0-based
     SAMPLE_PATH = "d"  # such as 0/1; empty when there is one sample
     SAMPLE_VECTOR = "r"  # all values of the sample, blank-separated
+    ALL_PATHS = "a"  # the paths of all samples, blank-separated
+    TERMS_TEXT = "t"  # argument: the index of a text among the terms of this node, decimal
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True):
@@ -47,7 +52,8 @@ class SampleTable(msgspec.Struct, frozen=True):
     """A table of samples on disk, and what tells whether it is still the same file.
 
     `kind` npy: `path` is the .npy file, memory-mapped. `kind` text: `path` holds the cells' UTF-8 bytes back to back,
-    and `offsets_path` is a .npy of int64, shape (count × columns + 1,), where each cell begins.
+    and `offsets_path` is a .npy of int64, shape (count × columns + 1,), where each cell begins. `kind` parts: samples
+    were added to a study; its rows are those of all `parts`, in order, each of one of the other kinds.
     """
 
     kind: str
@@ -58,24 +64,23 @@ class SampleTable(msgspec.Struct, frozen=True):
     mtime_ns: int
     dtype: str = ""
     offsets_path: str = ""
+    parts: tuple[SampleTable, ...] = ()
+
+    @property
+    def first_count(self) -> int:
+        """How many samples the study began with: their directories keep the depth that this gave them."""
+        return self.parts[0].count if self.parts else self.count
+
+    @property
+    def edition(self) -> int:
+        """How many times samples were added."""
+        return max(0, len(self.parts) - 1)
 
 
-class PlanStep(msgspec.Struct, frozen=True):
-    """A step: everything that its nodes share."""
+class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """On what terms a node runs: what may differ among the rows of a step, besides what its templates say."""
 
-    index: int
-    name: str
-    #: Its directory under the study's workspace, and the stem of its instances' file names.
-    directory: str
     shell: str
-    cmd: Template
-    restart: Template | None
-    uses_samples: bool
-    first_node: int
-    #: The parameter row of each node; () when the step uses no parameter (then it has one node).
-    rows: tuple[int, ...]
-    #: Names of the parameters that it uses, sorted.
-    parameters: tuple[str, ...]
     max_retries: int = 30
     retry_delay_s: float = 1.0
     walltime_s: float | None = None
@@ -84,15 +89,53 @@ class PlanStep(msgspec.Struct, frozen=True):
     chunk: int | None = None
     #: So many samples of each node may fail before the study is aborted; None: any number.
     max_fails: int | None = None
+    #: If that was told as a share of them: it changes when samples are added.
+    max_fails_percent: float | None = None
     #: Number of the class (equal resources and walltime) that it belongs to.
     resource_class: int = 0
     #: How the names of its scripts end; `.slurm.sh` for every scheduler, as with Merlin.
     script_ending: str = ".sh"
+    #: What stands in the templates' holes of kind TERMS_TEXT.
+    texts: tuple[str, ...] = ()
+
+
+class PlanStep(Terms, frozen=True, kw_only=True, omit_defaults=True):
+    """A step: everything that its nodes share; and its terms, which are those of its first node where they differ."""
+
+    index: int
+    name: str
+    #: Its directory under the study's workspace, and the stem of its instances' file names.
+    directory: str
+    cmd: Template
+    restart: Template | None
+    uses_samples: bool
+    #: How its samples' files are kept: full, lean or packed. Always full if it uses no samples.
+    files: str = "full"
+    #: Its scripts are run by shells that stay. They hold nothing by which they could tell.
+    is_warm: bool = False
+    first_node: int
+    #: The parameter row of each node; () when the step uses no parameter (then it has one node).
+    rows: tuple[int, ...]
+    #: Names of the parameters that it uses, sorted.
+    parameters: tuple[str, ...]
+    #: The different terms, and which of them each node has; both () when all nodes have the step's own.
+    other_terms: tuple[Terms, ...] = ()
+    terms_of_nodes: tuple[int, ...] = ()
 
     @property
     def node_count(self) -> int:
         """Steps without parameters have one node."""
         return len(self.rows) or 1
+
+    @property
+    def lists_paths(self) -> bool:
+        """Whether a script of it holds the paths of all samples."""
+        pieces = (*self.cmd, *(self.restart or ()))
+        return any(isinstance(piece, Token) and piece.kind is TokenKind.ALL_PATHS for piece in pieces)
+
+    def terms(self, node_index: int) -> Terms:
+        """The terms of one of its nodes."""
+        return self.other_terms[self.terms_of_nodes[node_index - self.first_node]] if self.other_terms else self
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -136,3 +179,12 @@ class Plan(msgspec.Struct, frozen=True):
     def size(self, step: PlanStep) -> int:
         """Samples of each node of that step."""
         return self.samples.count if step.uses_samples and self.samples else 1
+
+    def class_walltimes_s(self) -> list[float]:
+        """The longest walltime in each class of resources; 0 where there is none."""
+        longest: dict[int, float] = {}
+        for step in self.steps:
+            for terms in step.other_terms or (step,):
+                walltime_s = max(terms.walltime_s or 0.0, longest.get(terms.resource_class, 0.0))
+                longest[terms.resource_class] = walltime_s
+        return [longest[number] for number in sorted(longest)]

@@ -62,31 +62,35 @@ def place_study(
     now: datetime,
     environment: Mapping[str, str],
     cwd: str,
+    findings: Findings | None = None,
 ) -> Place:
     """Expand the study's name and output path. Makes and reads nothing.
 
     Args:
         variables: what `--vars` sets.
         output_path: what `-o` says; it comes before `OUTPUT_PATH` of env.
+        findings: takes what is wrong; then nothing is raised for it, and the place is none to make.
 
     Raises:
         SpecError: for reserved names, keys of `--vars` that env does not have, circles among variables, a bad name.
     """
-    findings = Findings(spec.path)
-    words = Variables(spec, variables, environment, findings)
+    noted = Findings(spec.shown_path) if findings is None else findings
+    words = Variables(spec, variables, environment, noted)
     for text in words.texts.values():
         words.flat(text)
     spec_path = _absolute(spec.path, cwd)
     timestamp = now.strftime(_TIMESTAMP_FORMAT)
-    resolver = Resolver(spec, words, findings)
+    resolver = Resolver(spec, words, noted)
     resolver.values = {"SPECROOT": os.path.dirname(spec_path), "MERLIN_TIMESTAMP": timestamp, **RETURN_CODES}
     parent = _output_path(resolver, output_path, cwd)
     resolver.values["OUTPUT_PATH"] = parent
     name = resolver.study_text(spec.name, "the study's name").strip()
-    if not name or _BAD_IN_NAME.search(name):
+    # A token that is left has been noted, and so has a name that is missing.
+    if spec.name.value and "$(" not in name and (not name or _BAD_IN_NAME.search(name)):
         message = f"The study's name '{name}' may hold only letters, digits, blanks and '-_.()'."
-        findings.error(spec.name, message)
-    findings.raise_problems()
+        noted.error(spec.name, message)
+    if findings is None:
+        noted.raise_problems()
     workspace = os.path.join(parent, f"{name.replace(' ', '_')}_{timestamp}")
     return Place(name, parent, workspace, timestamp, spec_path, cwd, dict(variables), dict(environment))
 

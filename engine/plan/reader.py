@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
+from bisect import bisect_right
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,9 @@ class SampleReader:
 
     def __init__(self, table: SampleTable) -> None:
         self._table = table
+        self._parts = [SampleReader(part) for part in table.parts]
+        #: The first sample of each part.
+        self._begins = [0, *itertools.accumulate(part.count for part in table.parts)]
         self._rows: npt.NDArray[np.generic] | None = None
         self._cells: mmap.mmap | bytes = b""
         self._offsets: npt.NDArray[np.int64] | None = None
@@ -38,6 +43,9 @@ class SampleReader:
         if not 0 <= index < self._table.count:
             message = f"There is no sample {index}: the table has {self._table.count}."
             raise IndexError(message)
+        if self._parts:
+            part = bisect_right(self._begins, index) - 1
+            return self._parts[part].values(index - self._begins[part])
         if self._rows is None and self._offsets is None:
             self._open()
         if self._rows is not None:
@@ -59,6 +67,10 @@ class SampleReader:
         Raises:
             SampleFileChanged: if they differ, or the file is gone.
         """
+        for part in self._parts:
+            part.verify()
+        if self._parts:
+            return
         path = self._table.path
         try:
             stat = Path(path).stat()
@@ -72,6 +84,8 @@ class SampleReader:
         """Let go of the file. The next read opens it again."""
         self._rows = self._offsets = None
         self._cells = b""
+        for part in self._parts:
+            part.close()
 
     def _open(self) -> None:
         self.verify()

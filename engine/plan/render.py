@@ -7,8 +7,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from mrun.engine.plan.model import Plan, PlanParameter, PlanStep, Template, Token, TokenKind
-from mrun.engine.plan.paths import sample_path
+from mrun.engine.plan.paths import all_paths, sample_path
 from mrun.engine.plan.tokens import safe_name
+
+_SAMPLE_NAMES = {
+    TokenKind.SAMPLE_ID: "MERLIN_SAMPLE_ID",
+    TokenKind.SAMPLE_PATH: "MERLIN_SAMPLE_PATH",
+    TokenKind.SAMPLE_VECTOR: "MERLIN_SAMPLE_VECTOR",
+}
 
 
 class NodeText:
@@ -16,6 +22,7 @@ class NodeText:
 
     Attributes:
         step: its step.
+        terms: on what terms it runs: those of its row, where a step's rows differ.
         instance_name: `step` or `step_<labels>`, the stem of its files' names.
         directory: its directory, absolute. That of a sample is `sample_directory`.
         shell: what stands behind `#!`.
@@ -30,8 +37,12 @@ class NodeText:
         self._parameters = {parameter.name: parameter for parameter in plan.parameters}
         labels = self._labels(step)
         self.step = step
-        self.shell = step.shell
+        self.terms = step.terms(node_index)
+        self.shell = self.terms.shell
         self.size = plan.size(step)
+        self._first_size = plan.samples.first_count if step.uses_samples and plan.samples else 1
+        #: Of the last sample that was asked for: its index without the last digit, the path above it, that digit's width.
+        self._above = (-1, "", 0)
         self.instance_name = f"{step.directory}_{labels}" if labels else step.directory
         self.directory = self._directory(step)
         self._cmd = self._body(step.cmd)
@@ -51,17 +62,39 @@ class NodeText:
         text = "".join(filled)
         return text if text.endswith("\n") else text + "\n"
 
+    def pattern(self, columns: Sequence[str], *, is_restart: bool = False) -> str:
+        """The script of any sample, with `$(…)` where samples differ. For people to read.
+
+        Args:
+            columns: the names of the samples' columns.
+        """
+        parts, holes = self._restart if is_restart else self._cmd
+        filled = parts.copy()
+        for position, token in holes:
+            name = _SAMPLE_NAMES.get(token.kind) or columns[int(token.argument)]
+            filled[position] = f"$({name})"
+        text = "".join(filled)
+        return text if text.endswith("\n") else text + "\n"
+
     def script_name(self, *, is_restart: bool = False) -> str:
         """The script's file name."""
-        return f"{self.instance_name}{'.restart' if is_restart else ''}{self.step.script_ending}"
+        return f"{self.instance_name}{'.restart' if is_restart else ''}{self.terms.script_ending}"
 
     def sample_directory(self, sample_index: int) -> str:
         """The directory in which a sample runs, absolute: the node's own if it has only one."""
         path = self._sample_path(sample_index)
-        return os.path.join(self.directory, path) if path else self.directory
+        return f"{self.directory}/{path}" if path else self.directory
 
     def _sample_path(self, sample_index: int) -> str:
-        return sample_path(sample_index, self.size, self._plan.level_max_dirs)
+        # Samples come in a row: all but the last level is that of the one before, mostly.
+        above, digit = divmod(sample_index, self._plan.level_max_dirs)
+        if above != self._above[0]:
+            path = sample_path(sample_index, self._first_size, self._plan.level_max_dirs)
+            head, slash, last = path.rpartition("/")
+            if not slash:
+                return path
+            self._above = (above, head + slash, len(last))
+        return f"{self._above[1]}{digit:0{self._above[2]}d}"
 
     def _labels(self, step: PlanStep) -> str:
         """The sanitised labels of that step's parameters in this node's row."""
@@ -93,10 +126,15 @@ class NodeText:
                 return self._parameter(token.argument).values[self._row]
             case TokenKind.PARAMETER_LABEL:
                 return self._parameter(token.argument).labels[self._row]
+            case TokenKind.TERMS_TEXT:
+                return self.terms.texts[int(token.argument)]
             case TokenKind.WORKSPACE:
                 return self.directory
             case TokenKind.STEP_WORKSPACE:
                 return self._directory(next(step for step in self._plan.steps if step.name == token.argument))
+            case TokenKind.ALL_PATHS:
+                table = self._plan.samples
+                return all_paths(table.count, table.first_count, self._plan.level_max_dirs) if table else ""
             case _:
                 return None
 

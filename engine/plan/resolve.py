@@ -146,7 +146,8 @@ class Resolver:
             self.findings.warn(use.text, f"'$({use.name})' is left to the shell. {hint}", offset=use.offset)
 
     def _known_names(self) -> list[str]:
-        known = {*self.variables.texts, *BUILT_IN, *self._columns, *self._dependencies}
+        columns = {column for column in self._columns if "$(" not in column}
+        known = {*self.variables.texts, *BUILT_IN, *columns, *self._dependencies}
         known |= {f"{name}{end}" for name in self._parameters for end in ("", ".label", ".name")}
         return sorted(known | {f"{name}.workspace" for name in self.step_numbers})
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from mrun.engine.errors import Problem, SpecError
-from mrun.engine.plan.compile import study_resolver
+from mrun.engine.plan.compile import column_labels, study_resolver
 from mrun.engine.plan.convert import Warn, check_width, convert_text
 from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.model import SampleTable
@@ -35,11 +35,13 @@ class SamplesRequest(msgspec.Struct, frozen=True):
     columns: tuple[str, ...]
     generate: str | None
     shell: str
-    level_max_dirs: int
 
 
-def samples_request(spec: Spec, place: Place) -> SamplesRequest | None:
+def samples_request(spec: Spec, place: Place, findings: Findings | None = None) -> SamplesRequest | None:
     """What to open, and what to run if it is not there; None for a study without samples.
+
+    Args:
+        findings: takes what is wrong; then nothing is raised for it.
 
     Raises:
         SpecError: for tokens that have no value here.
@@ -47,16 +49,17 @@ def samples_request(spec: Spec, place: Place) -> SamplesRequest | None:
     samples = spec.samples
     if samples is None:
         return None
-    findings = Findings(spec.path)
-    resolver = study_resolver(spec, place, findings)
+    noted = Findings(spec.shown_path) if findings is None else findings
+    resolver = study_resolver(spec, place, noted)
     file = resolver.study_text(samples.file, "merlin.samples.file").strip()
-    columns = tuple(resolver.study_text(label, "column_labels") for label in samples.column_labels)
+    columns = tuple(label for _, label in column_labels(spec, resolver))
     script = samples.generate
     generate = resolver.study_text(script, "merlin.samples.generate.cmd", is_script=True) if script else None
     shell = resolver.study_text(spec.batch.shell, "batch.shell").strip()
-    findings.raise_problems()
+    if findings is None:
+        noted.raise_problems()
     paths = dict.fromkeys(os.path.normpath(os.path.join(base, file)) for base in (place.workspace, place.cwd))
-    return SamplesRequest(tuple(paths), columns, generate, shell, samples.level_max_dirs)
+    return SamplesRequest(tuple(paths), columns, generate, shell)
 
 
 def with_samples_file(spec: Spec, path: str) -> Spec:
@@ -67,7 +70,7 @@ def with_samples_file(spec: Spec, path: str) -> Spec:
     """
     if spec.samples is None or not isinstance(spec.tree, dict):
         hint = "Add merlin.samples with column_labels."
-        raise SpecError([Problem("--samplesfile was given, and the spec has no samples.", spec.path, hint=hint)])
+        raise SpecError([Problem("--samplesfile was given, and the spec has no samples.", spec.shown_path, hint=hint)])
     if Path(path).suffix.lower() not in SAMPLE_EXTENSIONS:
         message = f"The sample file '{path}' is neither .npy nor .csv nor .tab."
         raise SpecError([Problem(message, path, hint="Save it as one of them.")])
@@ -177,3 +180,11 @@ def _read_header(path: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
 
 def _unfit(path: str, what: str, hint: str = "") -> SpecError:
     return SpecError([Problem(f"The sample file '{path}' {what}.", path, hint=hint)])
+
+
+def value_kind(table: SampleTable) -> str:
+    """Of what kind its values are, in words: that decides how they look in a script, as 3 or as 3.0."""
+    if table.parts:
+        return value_kind(table.parts[0])
+    kinds = {"i": "integers", "u": "integers", "f": "decimal numbers", "b": "booleans"}
+    return "text" if table.kind == "text" else kinds.get(np.dtype(table.dtype).kind, "text")

@@ -10,12 +10,10 @@ import msgspec
 from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.model import SampleTable, Template, Token, TokenKind
 from mrun.engine.plan.names import SAMPLE_TOKENS, Meaning
-from mrun.engine.plan.paths import sample_depth, sample_path
-from mrun.engine.plan.resolve import Meant, Pieces
+from mrun.engine.plan.paths import MAX_LISTED_PATHS, sample_depth
+from mrun.engine.plan.resolve import Meant
+from mrun.engine.plan.scripts import Script, TermsText
 from mrun.engine.plan.steps import DraftStep
-
-#: A list of more paths fits into no argument list.
-MAX_LISTED_PATHS = 100_000
 
 
 class Templater(msgspec.Struct, frozen=True):
@@ -31,7 +29,7 @@ class Templater(msgspec.Struct, frozen=True):
     level_max_dirs: int
     findings: Findings
 
-    def template(self, pieces: Pieces, step: DraftStep) -> Template:
+    def template(self, pieces: Script, step: DraftStep) -> Template:
         """The template of a script, or of a queue's name, of that step."""
         parts: list[str | Token] = []
         for piece in pieces:
@@ -42,7 +40,9 @@ class Templater(msgspec.Struct, frozen=True):
                 parts.append(part)
         return tuple(parts)
 
-    def _part(self, piece: Meant, step: DraftStep) -> str | Token:
+    def _part(self, piece: Meant | TermsText, step: DraftStep) -> str | Token:
+        if isinstance(piece, TermsText):
+            return Token(TokenKind.TERMS_TEXT, str(piece.column))
         argument = piece.argument
         match piece.meaning:
             case Meaning.PARAMETER:
@@ -72,7 +72,7 @@ class Templater(msgspec.Struct, frozen=True):
             return os.path.join(self.workspace, target.directory)
         return Token(TokenKind.STEP_WORKSPACE, target.name)
 
-    def _about_table(self, piece: Meant) -> str:
+    def _about_table(self, piece: Meant) -> str | Token:
         samples = self.samples
         if samples is None:
             return ""
@@ -85,4 +85,4 @@ class Templater(msgspec.Struct, frozen=True):
             hint = "Use '$(MERLIN_GLOB_PATH)'."
             self.findings.error(piece.use.text, message, offset=piece.use.offset, hint=hint)
             return ""
-        return " ".join(sample_path(index, samples.count, self.level_max_dirs) for index in range(samples.count))
+        return Token(TokenKind.ALL_PATHS)

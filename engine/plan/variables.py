@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 
 from mrun.engine.nearest import nearest_hint
 from mrun.engine.plan.findings import Findings
@@ -80,15 +79,23 @@ class Variables:
 
     def _flat_of(self, name: str, use: Use) -> Flat:
         if name in self._trail:
-            circle = [*self._trail[self._trail.index(name) :], name]
-            message = f"Variables mention each other in a circle: {' → '.join(circle)}."
-            self._findings.error(use.text, message, offset=use.offset)
+            self._note_circle(self._trail[self._trail.index(name) :])
             return (use.raw,)
         if name not in self._flats:
             self._trail.append(name)
             self._flats[name] = self.flat(self.texts[name])
             self._trail.pop()
         return self._flats[name]
+
+    def _note_circle(self, names: list[str]) -> None:
+        """Note it at the variable of it that stands first in the file, wherever it was entered: once."""
+        texts = [self.texts[name] for name in names]
+        first = min(range(len(names)), key=lambda index: (texts[index].line, texts[index].column))
+        circle = [*names[first:], *names[:first]]
+        shown = " → ".join([*circle, circle[0]])
+        text, following = texts[first], [*circle, circle[0]][1]
+        offset = max(0, text.value.casefold().find(f"$({following.casefold()})"))
+        self._findings.error(text, f"Variables mention each other in a circle: {shown}.", offset=offset)
 
     def _with_environment(self, literal: str, text: Text, offset: int) -> str:
         """`$X` and `${X}` replaced; one that is not set stays. `~` counts at the beginning of the text only."""
@@ -111,12 +118,13 @@ class Variables:
     def _home_of(self, match: re.Match[str]) -> str:
         if match.group() == "~" and "HOME" in self._environment:
             return self._environment["HOME"]
-        return str(Path(match.group()).expanduser())
+        # One of a user that there is not stays as it is.
+        return os.path.expanduser(match.group())
 
 
 def variable_values(spec: Spec, overrides: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of a spec, put into one another; what is no variable stays as it is. Finds no problems."""
-    variables = Variables(spec, overrides, environment, Findings(spec.path))
+    variables = Variables(spec, overrides, environment, Findings(spec.shown_path))
     return {
         name: "".join(part if isinstance(part, str) else part.raw for part in variables.flat(text))
         for name, text in variables.texts.items()
@@ -124,10 +132,7 @@ def variable_values(spec: Spec, overrides: Mapping[str, str], environment: Mappi
 
 
 def _overridden(texts: dict[str, Text], overrides: Mapping[str, str], findings: Findings) -> dict[str, Text]:
-    """The texts with those of `--vars` in their place, reserved names and unknown keys reported."""
-    for name, text in texts.items():
-        if name in RESERVED:
-            findings.error(text, f"'{name}' is a name of mrun's own, env may not set it.", hint="Use another name.")
+    """The texts with those of `--vars` in their place; reserved names and unknown keys among these are reported."""
     for name in overrides:
         nowhere = Text(name)
         if name in RESERVED:

@@ -56,31 +56,10 @@ def order_workers(spec: Spec, place: Place, plan: Plan, host: str, steps: Collec
     Raises:
         SpecError: a worker lists a step that there is not, or has a number of processes that is none.
     """
-    findings = Findings(spec.path)
-    resolver = study_resolver(spec, place, findings)
+    findings = Findings(spec.shown_path)
     names = [step.name for step in plan.steps]
     queues = {name: sorted({node.queue for node in plan.nodes if names[node.step] == name}) for name in names}
-
-    def texts(given: Iterable[Text], what: str) -> list[tuple[Text, str]]:
-        return [(text, resolver.study_text(text, what).strip()) for text in given]
-
-    def entry(settings: WorkerSettings) -> _Entry:
-        owner = f"worker '{settings.name.value}'"
-        listed = texts(settings.steps, f"steps of {owner}")
-        for text, name in listed:
-            if name not in queues and name != _ALL:
-                hint = nearest_hint(name, [*names, _ALL])
-                findings.error(text, f"The {owner} lists '{name}', which is no step.", hint=hint)
-        is_of_all = any(name == _ALL and _ALL not in queues for _, name in listed)
-        covered = frozenset(names if is_of_all else [name for _, name in listed])
-        slots = _slots(settings.args, resolver.study_text(settings.args, f"args of {owner}"), owner, findings)
-        for key, is_given in (("nodes", settings.nodes), ("batch", settings.batch)):
-            if is_given:
-                findings.warn(settings.name, f"'{key}' of {owner} has no effect yet: workers start on this machine.")
-        machines = tuple(name for _, name in texts(settings.machines, f"machines of {owner}"))
-        return _Entry(settings.name.value, covered, slots, machines)
-
-    entries = [entry(settings) for settings in spec.workers]
+    entries = check_workers(spec, place, names, findings)
     findings.raise_problems()
     left = frozenset(names).difference(*(one.steps for one in entries))
     entries += [_Entry(DEFAULT_WORKER, left)] if left else []
@@ -89,6 +68,37 @@ def order_workers(spec: Spec, place: Place, plan: Plan, host: str, steps: Collec
     here = [one for one in entries if is_here(one.machines, host)]
     orders = tuple(WorkerOrder(one.name, _queues(names, one.steps & wanted, queues), one.slots) for one in here)
     return WorkerOrders(orders, tuple(one.name for one in entries if one not in here), findings.warnings)
+
+
+def check_workers(spec: Spec, place: Place, names: Sequence[str], findings: Findings) -> list[_Entry]:
+    """The workers that the spec lists, noting what is wrong with them.
+
+    Args:
+        names: of the steps, expanded.
+    """
+    resolver = study_resolver(spec, place, findings)
+
+    def texts(given: Iterable[Text], what: str) -> list[tuple[Text, str]]:
+        return [(text, resolver.study_text(text, what).strip()) for text in given]
+
+    def entry(settings: WorkerSettings) -> _Entry:
+        own_name = resolver.study_text(settings.name, "the name of a worker").strip()
+        owner = f"worker '{own_name}'"
+        listed = texts(settings.steps, f"steps of {owner}")
+        for text, name in listed:
+            if name not in names and name != _ALL:
+                hint = nearest_hint(name, [*names, _ALL])
+                findings.error(text, f"The {owner} lists '{name}', which is no step.", hint=hint)
+        is_of_all = any(name == _ALL and _ALL not in names for _, name in listed)
+        covered = frozenset(names if is_of_all else [name for _, name in listed])
+        slots = _slots(settings.args, resolver.study_text(settings.args, f"args of {owner}"), owner, findings)
+        for key, is_given in (("nodes", settings.nodes), ("batch", settings.batch)):
+            if is_given:
+                findings.warn(settings.name, f"'{key}' of {owner} has no effect yet: workers start on this machine.")
+        machines = tuple(name for _, name in texts(settings.machines, f"machines of {owner}"))
+        return _Entry(own_name, covered, slots, machines)
+
+    return [entry(settings) for settings in spec.workers]
 
 
 def is_here(machines: Sequence[str], host: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from mrun.engine.nearest import nearest_hint
+from mrun.engine.nearest import nearest_hint, nearest_name
 from mrun.engine.spec.model import Text
 from mrun.engine.spec.problems import QUOTED_LENGTH, Problems, capital, quoted
 from mrun.engine.spec.texts import has_token, is_walltime, parse_flag, parse_number, parse_whole
@@ -27,13 +27,24 @@ class Block:
         self.problems = problems
         self.line = mapping.line
         self.column = mapping.column
+        #: Texts that say something else than a text, and hold tokens: what they say is known when the tokens are.
+        self.undecided: dict[str, Text] = {}
 
     def refuse_unknown(self, known: Collection[str]) -> None:
-        """Note every key that is none of `known`, with the nearest one."""
+        """Note every key that is none of `known`, with the nearest one.
+
+        Where that is an error, the nearest key is read in its place if it is missing: so a slip hides no mistake below
+        it, and what it left undefined is not told as one.
+        """
+        entries = dict(self.mapping.entries)
         for key, entry in self.mapping.entries.items():
-            if key not in known:
-                message = f"{quoted(key)} is no key of {self.name}."
-                self.problems.add_unknown(message, entry.key, nearest_hint(key, known))
+            if key in known:
+                continue
+            message = f"{quoted(key)} is no key of {self.name}."
+            self.problems.add_unknown(message, entry.key, nearest_hint(key, known))
+            if not self.problems.is_lenient:
+                entries.setdefault(nearest_name(key, known) or key, entry)
+        self.mapping = msgspec.structs.replace(self.mapping, entries=entries)
 
     def warn_unused(self, unused: Collection[str]) -> None:
         """Warn of keys that other tools know, and that change nothing here."""
@@ -69,6 +80,14 @@ class Block:
             return None
         return node.text if node.text.value.strip() else None
 
+    def decided(self, key: str) -> Text | None:
+        """A text that may be left out; so counts one that holds a token, which is kept in `undecided`."""
+        text = self.text(key)
+        if text is not None and has_token(text.value):
+            self.undecided[key] = text
+            return None
+        return text
+
     def required_text(self, key: str, hint: str = "") -> Text:
         """A text that must not be empty. What is missing is noted, and an empty text stands in for it."""
         text = self.text(key)
@@ -84,7 +103,7 @@ class Block:
 
     def flag(self, key: str, default: bool = False) -> bool:
         """A yes or no."""
-        text = self.text(key)
+        text = self.decided(key)
         if text is None:
             return default
         flag = parse_flag(text.value)
@@ -95,7 +114,7 @@ class Block:
 
     def whole(self, key: str, default: int, minimum: int) -> int:
         """An integer of at least `minimum`."""
-        text = self.text(key)
+        text = self.decided(key)
         if text is None:
             return default
         number = parse_whole(text.value)
@@ -107,7 +126,7 @@ class Block:
 
     def seconds(self, key: str, default: float) -> float:
         """A number of seconds, at least 0."""
-        text = self.text(key)
+        text = self.decided(key)
         if text is None:
             return default
         number = parse_number(text.value)
@@ -143,7 +162,7 @@ class Block:
 
     def choice(self, key: str, choices: Collection[str], default: str) -> str:
         """One of a few words."""
-        text = self.text(key)
+        text = self.decided(key)
         if text is None:
             return default
         if text.value not in choices:

@@ -109,6 +109,7 @@ def _read_spec(root: Mapping, problems: Problems, path: str, original: bytes, *,
         parameters=parameters,
         workers=workers,
         samples=samples,
+        given_path=problems.path,
     )
 
 

@@ -75,6 +75,7 @@ def read_samples(merlin: Block | None, *, has_other_file: bool = False) -> Sampl
         generate=generate.required_text("cmd") if generate is not None else None,
         level_max_dirs=block.whole("level_max_dirs", 25, 2),
         files=block.choice("files", ("full", "lean", "packed"), "full"),
+        undecided=block.undecided,
     )
 
 
@@ -110,7 +111,10 @@ def _column_labels(block: Block) -> tuple[Text, ...]:
     node = block.node("column_labels")
     if isinstance(node, Scalar) and has_token(node.text.value):
         return (node.text,)  # a variable that holds the list
-    labels = block.texts("column_labels")
+    if isinstance(node, Scalar) and "," not in node.text.value:
+        labels = _blank_separated(node)
+    else:
+        labels = block.texts("column_labels")
     first: dict[str, Text] = {}
     for label in labels:
         if not has_token(label.value):
@@ -122,3 +126,8 @@ def _column_labels(block: Block) -> tuple[Text, ...]:
             message = f"The column label {quoted(label.value)} stands twice: here and at line {before.line}."
             block.problems.add(message, label, "Give every column a label of its own.")
     return labels
+
+
+def _blank_separated(node: Scalar) -> tuple[Text, ...]:
+    """What a list in a variable becomes in the expanded spec."""
+    return tuple(Text(word, node.line, node.column) for word in node.text.value.split())

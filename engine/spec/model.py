@@ -92,6 +92,8 @@ class Run(msgspec.Struct, frozen=True):
     mode: str = "inside"
     named_resources: dict[str, Text] = {}
     is_warm: bool = False
+    #: Keys that are numbers or words here, and hold tokens in the file; the fields above have their defaults.
+    undecided: dict[str, Text] = {}
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -134,6 +136,8 @@ class Samples(msgspec.Struct, frozen=True):
     generate: Text | None = None
     level_max_dirs: int = 25
     files: str = "full"
+    #: Keys that are numbers or words here, and hold tokens in the file; the fields above have their defaults.
+    undecided: dict[str, Text] = {}
 
 
 #: A YAML tree after merge keys and anchors: what the expanded spec is written from.
@@ -141,7 +145,7 @@ Tree = dict[str, "Tree"] | list["Tree"] | Text
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """A study as its author wrote it."""
+    """A study as its author wrote it. `path` is absolute."""
 
     path: str
     original: bytes
@@ -159,3 +163,10 @@ class Spec(msgspec.Struct, frozen=True):
     parameters: tuple[Parameter, ...] = ()
     workers: tuple[WorkerSettings, ...] = ()
     samples: Samples | None = None
+    #: The path as the user gave it, for messages.
+    given_path: str = ""
+
+    @property
+    def shown_path(self) -> str:
+        """The path that messages name."""
+        return self.given_path or self.path

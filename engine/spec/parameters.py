@@ -75,7 +75,12 @@ def _parameter(name: Text, block: Block) -> Parameter:
 
 
 def _values(name: Text, block: Block) -> tuple[Text, ...]:
+    node = block.node("values")
     values = block.texts("values")
+    if isinstance(node, Sequence):
+        # One that is wrong keeps its row, or the lists would seem to be uneven.
+        items = node.items
+        values = tuple(item.text if isinstance(item, Scalar) else Text("", item.line, item.column) for item in items)
     if block.is_empty("values"):
         block.problems.add(f"The {block.name} has no values.", name, "Add 'values: [1, 2]', for example.")
     return values

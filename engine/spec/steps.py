@@ -113,9 +113,9 @@ def _check_directory(name: Text, problems: Problems) -> None:
 
 
 def _run(given: Block) -> Run:
+    given.warn_unused(_RUN_UNUSED)
+    given.refuse_unknown((*_RUN_KEYS, *_SPELLINGS, *_RUN_UNUSED))
     run = Block(_with_spaced_keys(given), given.name, given.problems)
-    run.warn_unused(_RUN_UNUSED)
-    run.refuse_unknown((*_RUN_KEYS, *_SPELLINGS, *_RUN_UNUSED))
     return Run(
         cmd=run.required_text("cmd", "Add 'cmd: |' with the commands of the step."),
         restart=run.text("restart"),
@@ -135,6 +135,7 @@ def _run(given: Block) -> Run:
         mode=run.choice("mode", ("inside", "step", "job"), "inside"),
         named_resources=_named_resources(run),
         is_warm=run.flag("warm"),
+        undecided=run.undecided,
     )
 
 
@@ -197,7 +198,7 @@ def _max_fails(run: Block) -> Text | None:
 
 
 def _chunk(run: Block) -> int | None:
-    text = run.text("chunk")
+    text = run.decided("chunk")
     if text is None or text.value == "auto":
         return None
     number = parse_whole(text.value)

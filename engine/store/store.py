@@ -35,7 +35,7 @@ from mrun.engine.records import (
 from mrun.engine.store.connect import translate_errors, url_of
 from mrun.engine.store.keys import Keys
 from mrun.engine.store.seal import Seal
-from mrun.engine.store.stored_plan import decode_plan, encode_plan, sealed_fields
+from mrun.engine.store.stored_plan import decode_plan, encode_growth, encode_plan, growing_steps, sealed_fields
 
 #: A study that is laid down but not committed is forgotten after so long.
 STAGED_TTL_S = 3600
@@ -132,6 +132,22 @@ class Store:
             raise NotFoundError(
                 f"The parts of study '{study}' expired before they were complete.", hint="Queue it again."
             )
+
+    async def grow(self, study: str, plan: Plan, seal: Seal, steps: bytes) -> str:
+        """Put a study's plan with added samples in the place of the one it has, while it runs.
+
+        Args:
+            plan: with all its nodes; its table has one part more than that of the server's.
+            steps: `steps` of the study's hash, anew.
+
+        Returns:
+            grown; or, and nothing has changed then: stale (others added samples), passed (what waited for all samples
+            has begun), incomplete (it took too long), ended, or gone.
+        """
+        assert plan.samples is not None
+        count = await self._stage(study, "grown", encode_growth(plan, study, seal))
+        growing = _encode(growing_steps(plan))
+        return str((await self._run("grow", study, plan.samples.edition, count, growing, steps)).decode())
 
     async def cancel(self, study: str, *, is_kill: bool = True, why: str = "cancelled") -> CancelAnswer:
         """Stop a study: nothing more of it is claimed; running samples are killed, or let finish."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from mrun.engine.errors import NotFoundError
-from mrun.engine.plan.model import Plan, PlanStep
+from mrun.engine.plan.model import Plan, PlanStep, Terms
 from mrun.engine.records import failure_flags
 from mrun.engine.store.seal import Seal
 
@@ -21,7 +21,7 @@ _CHILDREN_A_FIELD = 128
 #: Streams named in one field.
 _STREAMS_A_FIELD = 100
 #: Version of the sealed records; a worker of another version refuses them with a sentence.
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 _encode = msgspec.msgpack.encode
 _SEALED_PLAN_FIELD = "sealed:plan"
@@ -37,6 +37,23 @@ def encode_plan(plan: Plan, study: str, seal: Seal, *, has_past: bool = False) -
     yield from _clear_steps(plan, has_past)
     yield from _clear_nodes(plan)
     yield from _streams(plan)
+    yield from _sealed(plan, study, seal)
+
+
+def encode_growth(plan: Plan, study: str, seal: Seal) -> Iterator[tuple[str, bytes]]:
+    """The fields that change when samples are added to a study of which the server holds the plan."""
+    # Whether an earlier run brought some samples to their end is not asked again: to look for none costs little.
+    yield from _clear_steps(plan, has_past=True)
+    yield from _sealed(plan, study, seal)
+
+
+def growing_steps(plan: Plan) -> list[tuple[int, int]]:
+    """The steps with samples; and whether (1 or 0) some node waits for all samples of one node of the step."""
+    waited_for = {plan.nodes[parent].step for node in plan.nodes for parent in node.all_parents}
+    return [(step.index, int(step.index in waited_for)) for step in plan.steps if step.uses_samples]
+
+
+def _sealed(plan: Plan, study: str, seal: Seal) -> Iterator[tuple[str, bytes]]:
     shared = msgspec.structs.replace(plan, nodes=(), steps=(), barriers=(), warnings=())
     yield _SEALED_PLAN_FIELD, seal.close(_encode([PLAN_VERSION, shared]), study, _SEALED_PLAN_FIELD)
     for step in plan.steps:
@@ -51,22 +68,20 @@ def _clear_steps(plan: Plan, has_past: bool) -> Iterator[tuple[str, bytes]]:
         after[barrier.parent].append(barrier.child)
         before[barrier.child] += 1
     for step in plan.steps:
+        terms = _clear_terms(step)
         yield (
             f"step:{step.index}",
             _encode(
                 [
                     plan.size(step),
-                    step.resource_class,
-                    step.max_losses,
-                    step.chunk or 0,
+                    *terms[:3],
                     step.first_node,
                     step.node_count,
                     after[step.index],
                     before[step.index],
-                    round(step.retry_delay_s * 1000),
-                    int(failure_flags(step.on_failure)),
-                    -1 if step.max_fails is None else step.max_fails,
+                    *terms[3:],
                     int(has_past),
+                    int(plan.samples is not None and bool(plan.samples.parts)),
                 ]
             ),
         )
@@ -82,12 +97,40 @@ def _clear_nodes(plan: Plan) -> Iterator[tuple[str, bytes]]:
             every[parent].append(index)
     for index, node in enumerate(plan.nodes):
         each_parts, all_parts = _parts(each[index]), _parts(every[index])
-        facts = [node.step, node.queue, len(node.all_parents), node.each_parents, len(each_parts), len(all_parts)]
-        yield f"node:{index}", _encode(facts)
+        step = plan.steps[node.step]
+        terms = step.terms(index)
+        yield (
+            f"node:{index}",
+            _encode(
+                [
+                    node.step,
+                    node.queue,
+                    len(node.all_parents),
+                    node.each_parents,
+                    len(each_parts),
+                    len(all_parts),
+                    # Nodes that have the terms of their step do not carry them.
+                    *([] if terms is step else _clear_terms(terms)),
+                ]
+            ),
+        )
         for number, part in enumerate(each_parts):
             yield f"each:{index}:{number}", _encode(part)
         for number, part in enumerate(all_parts):
             yield f"all:{index}:{number}", _encode(part)
+
+
+def _clear_terms(terms: Terms) -> list[int | str]:
+    """What the moves know of the terms: six numbers; but a share of samples that may fail is text, its percents."""
+    most: int | str = -1 if terms.max_fails is None else terms.max_fails
+    return [
+        terms.resource_class,
+        terms.max_losses,
+        terms.chunk or 0,
+        round(terms.retry_delay_s * 1000),
+        int(failure_flags(terms.on_failure)),
+        most if terms.max_fails_percent is None else str(terms.max_fails_percent),
+    ]
 
 
 def _parts(children: list[int]) -> list[list[int]]:
@@ -95,7 +138,9 @@ def _parts(children: list[int]) -> list[list[int]]:
 
 
 def _streams(plan: Plan) -> Iterator[tuple[str, bytes]]:
-    pairs = sorted({(node.queue, plan.steps[node.step].resource_class) for node in plan.nodes})
+    pairs = sorted(
+        {(node.queue, plan.steps[node.step].terms(index).resource_class) for index, node in enumerate(plan.nodes)}
+    )
     for number, at in enumerate(range(0, len(pairs), _STREAMS_A_FIELD)):
         yield f"streams:{number}", _encode(pairs[at : at + _STREAMS_A_FIELD])
 

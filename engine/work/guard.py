@@ -9,6 +9,9 @@ grandchildren that called setsid, and ends with the engine's code. If the guard 
 a pipe close, kills its steps and ends. A parent-death signal alone would not do: it reaches the shell and not what
 the shell started. Both killed at the same instant is the documented limit (docs/promises.md).
 
+Which groups live stands in memory that both processes share: the engine writes a number when a group begins and a zero
+when it has ended, which costs it no call and wakes nobody; the guard reads it once, when the engine is gone.
+
 The engine has a process group of its own, so that a signal to the group of the command (Ctrl-C, killpg) reaches the
 guard only, which passes it on once.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import select
 import signal
@@ -28,28 +32,33 @@ _PR_SET_CHILD_SUBREAPER = 36
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Sent by the kernel when the parent dies, maybe once for each of its threads; passed on once, as SIGTERM.
 _PARENT_DIED = signal.SIGUSR1
+#: Groups that may be noted at once: more than two for each slot that a worker can have. One that finds no room is
+#: found by the guard all the same, when its leader is re-parented to it.
+_GROUPS_MOST = 16384
 
 
 class GuardLink:
-    """The engine's end: tells the guard which groups live, and hears whether the guard does."""
+    """The engine's end: notes for the guard which groups live, and hears whether the guard does."""
 
-    def __init__(self, groups_fd: int, life_fd: int) -> None:
-        self._groups_fd = groups_fd
+    def __init__(self, cells: memoryview, life_fd: int) -> None:
+        self._cells = cells
+        self._free = list(range(len(cells) - 1, -1, -1))
+        self._cell_of: dict[int, int] = {}
         #: Readable when the guard has died.
         self.life_fd = life_fd
 
     def began(self, group: int) -> None:
         """A process group lives."""
-        self._tell(f"+{group}\n")
+        if self._free and group not in self._cell_of:
+            cell = self._cell_of[group] = self._free.pop()
+            self._cells[cell] = group
 
     def ended(self, group: int) -> None:
         """Its leader was reaped: the number may be used again, for somebody else's process."""
-        self._tell(f"-{group}\n")
-
-    def _tell(self, line: str) -> None:
-        # Without a guard nobody listens; the engine is told by `life_fd` and ends.
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._groups_fd, line.encode())
+        cell = self._cell_of.pop(group, None)
+        if cell is not None:
+            self._cells[cell] = 0
+            self._free.append(cell)
 
 
 def run_guarded(engine: Callable[[GuardLink], int], *, ends_with_parent: bool = False) -> int:
@@ -61,7 +70,7 @@ def run_guarded(engine: Callable[[GuardLink], int], *, ends_with_parent: bool = 
         ends_with_parent: drain when the process that started this one dies (Linux' parent-death signal).
     """
     parent = os.getppid()
-    groups_read, groups_write = os.pipe()
+    cells = memoryview(mmap.mmap(-1, 8 * _GROUPS_MOST)).cast("q")
     life_read, life_write = os.pipe()
     # Blocked over the fork, so that no signal meets a process that is not yet ready for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, _PARENT_DIED))
@@ -72,18 +81,16 @@ def run_guarded(engine: Callable[[GuardLink], int], *, ends_with_parent: bool = 
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        os.close(groups_read)
         os.close(life_write)
         os.setpgid(0, 0)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_FORWARDED, _PARENT_DIED))
-        os._exit(_run_engine(engine, GuardLink(groups_write, life_read)))
-    os.close(groups_write)
+        os._exit(_run_engine(engine, GuardLink(cells, life_read)))
     os.close(life_read)
     if ends_with_parent:
         _prctl(_PR_SET_PDEATHSIG, _PARENT_DIED)
         if os.getppid() != parent:
             os.kill(os.getpid(), _PARENT_DIED)
-    return _Guard(pid, groups_read, spared).watch()
+    return _Guard(pid, cells, spared).watch()
 
 
 def _run_engine(engine: Callable[[GuardLink], int], link: GuardLink) -> int:
@@ -105,12 +112,10 @@ def _run_engine(engine: Callable[[GuardLink], int], link: GuardLink) -> int:
 class _Guard:
     """Waits for the engine, passes signals on, and cleans up after it."""
 
-    def __init__(self, engine_pid: int, groups_fd: int, spared: frozenset[int]) -> None:
+    def __init__(self, engine_pid: int, cells: memoryview, spared: frozenset[int]) -> None:
         self._engine = engine_pid
         self._spared = spared
-        self._groups_fd = groups_fd
-        self._groups: set[int] = set()
-        self._rest = b""
+        self._cells = cells
         self._is_parent_dead = False
 
     def watch(self) -> int:
@@ -118,7 +123,6 @@ class _Guard:
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_write, False)
         os.set_blocking(wake_read, False)
-        os.set_blocking(self._groups_fd, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         for number in (*_FORWARDED, _PARENT_DIED, signal.SIGCHLD):
             # A handler of our own, that does nothing: the number arrives by the wake-up pipe.
@@ -127,12 +131,10 @@ class _Guard:
         status = None
         while status is None:
             # The time-out is for a SIGCHLD that came between fork and set_wakeup_fd.
-            select.select([wake_read, self._groups_fd], [], [], 1.0)
+            select.select([wake_read], [], [], 1.0)
             for received in _read_all(wake_read):
                 self._pass_on(received)
-            self._note_groups()
             status = self._reap()
-        self._note_groups()
         self._end_the_rest()
         return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
@@ -143,12 +145,6 @@ class _Guard:
         if number in _FORWARDED:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._engine, number)
-
-    def _note_groups(self) -> None:
-        lines = (self._rest + _read_all(self._groups_fd)).split(b"\n")
-        self._rest = lines.pop()
-        for line in lines:
-            (self._groups.add if line[:1] == b"+" else self._groups.discard)(int(line[1:]))
 
     def _reap(self) -> int | None:
         """Reap whoever has ended; the engine's status if it was among them."""
@@ -164,7 +160,7 @@ class _Guard:
 
     def _end_the_rest(self) -> None:
         """Kill the groups that live, then children until there is none: each death hands us its children."""
-        for group in self._groups:
+        for group in filter(None, self._cells.tolist()):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)
         while ours := [pid for pid in _children() if pid not in self._spared]:

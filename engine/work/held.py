@@ -6,8 +6,6 @@ import enum
 import signal
 import time
 
-import msgspec
-
 from mrun.engine.records import Claim, OutcomeRun, SampleState, Settlement
 from mrun.engine.work.execution import Execution
 from mrun.engine.work.outcomes import Exit, Outcome
@@ -86,22 +84,24 @@ class HeldClaim:
 
     def settlement(self) -> tuple[Settlement, list[tuple[int, str]]]:
         """What is to be accounted next, and (sample, reason) of those that failed. Changes nothing: see `accounted`."""
-        runs: list[OutcomeRun] = []
+        runs: list[tuple[Outcome, int]] = []
         reasons: list[tuple[int, str]] = []
         elapsed_ms, upto = 0.0, self.settled
         for outcome, end in self._outcomes:
-            one = OutcomeRun(1, outcome.state.value, outcome.resume, int(outcome.flags))
-            if runs and runs[-1] == msgspec.structs.replace(one, count=runs[-1].count):
-                runs[-1] = msgspec.structs.replace(one, count=runs[-1].count + 1)
+            last, count = runs[-1] if runs else (None, 0)
+            # Outcomes of success are one object: a bite of a thousand samples compares nothing.
+            if last is not None and (outcome is last or _counts_alike(outcome, last)):
+                runs[-1] = (last, count + 1)
             elif len(runs) == _RUNS_MOST:
                 break
             else:
-                runs.append(one)
+                runs.append((outcome, 1))
             if outcome.state is SampleState.FAILED:
                 reasons.append((upto, outcome.reason))
             elapsed_ms += end.elapsed_ms if end else 0
             upto += 1
-        return Settlement(self.claim.text, self.settled, upto, tuple(runs), elapsed_ms), reasons
+        told = tuple(OutcomeRun(count, one.state.value, one.resume, int(one.flags)) for one, count in runs)
+        return Settlement(self.claim.text, self.settled, upto, told, elapsed_ms), reasons
 
     def accounted(self, upto: int) -> None:
         """The server has accounted everything below `upto`."""
@@ -112,3 +112,8 @@ class HeldClaim:
     def ended_outcomes(self) -> list[tuple[Outcome, Exit | None]]:
         """Everything that has ended and is not accounted, in order."""
         return list(self._outcomes)
+
+
+def _counts_alike(one: Outcome, other: Outcome) -> bool:
+    """Whether the server accounts them alike: reasons are told one by one."""
+    return (one.state, one.resume, one.flags) == (other.state, other.resume, other.flags)

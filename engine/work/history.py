@@ -41,7 +41,9 @@ class Fate(enum.IntEnum):
 #: As in moves/prelude.lua: bits of a node are kept in chunks of so many samples.
 _CHUNK = 1 << 20
 #: What keeps its end in a later run, and what the store calls it.
-_KINDS = {Fate.FINISHED: "past", Fate.FAILED: "pastf", Fate.FAILED_BLOCKING: "pastb"}
+_KINDS = {"past": (Fate.FINISHED,), "pastf": (Fate.FAILED,), "pastb": (Fate.FAILED_BLOCKING,)}
+#: What came to no end, and what the store calls it when it is not to run: it was cancelled with its study.
+_LEFT_KIND = {"pastc": (Fate.NONE, Fate.BEGUN)}
 
 #: For each node an array of `Fate`, uint8, shape (samples of the node,).
 Fates = list[npt.NDArray[np.uint8]]
@@ -90,13 +92,30 @@ def without(fates: Fates, again: Choice) -> Fates:
     return [np.where(runs, np.uint8(Fate.NONE), own) for own, runs in zip(fates, again, strict=True)]
 
 
-def past_of(fates: Fates) -> Past:
-    """Fields of `study:<s>:past` for samples that came to their end. Bit i of a bitmap is sample i, as for SETBIT."""
+def with_added(plan: Plan, fates: Fates) -> tuple[Fates, Choice]:
+    """Fates of a plan that has got more samples, and these as a choice."""
+    grown, added = [], []
+    for node, own in zip(plan.nodes, fates, strict=True):
+        more = plan.size(plan.steps[node.step]) - len(own)
+        grown.append(np.pad(own, (0, more)))
+        added.append(np.pad(np.zeros(len(own), np.bool_), (0, more), constant_values=True))
+    return grown, added
+
+
+def past_of(fates: Fates, again: Choice | None = None) -> Past:
+    """Fields of `study:<s>:past` for samples that came to their end. Bit i of a bitmap is sample i, as for SETBIT.
+
+    Args:
+        again: what is to run. Whatever else came to no end does not run either; without it all of that runs.
+    """
+    kinds = _KINDS if again is None else _KINDS | _LEFT_KIND
     fields: list[tuple[str, bytes]] = []
     for node, own in enumerate(fates):
         for chunk, at in enumerate(range(0, len(own), _CHUNK)):
-            for fate, kind in _KINDS.items():
-                bits = own[at : at + _CHUNK] == fate
+            for kind, meant in kinds.items():
+                bits = np.isin(own[at : at + _CHUNK], meant)
+                if again is not None:
+                    bits &= ~again[node][at : at + _CHUNK]
                 count = int(bits.sum())
                 bitmap = b"" if count in (0, len(bits)) else np.packbits(bits).tobytes()
                 if count:
@@ -130,7 +149,7 @@ def read_fates(plan: Plan, run: int = 1) -> tuple[Fates, int]:
         if not 0 <= claim.node < len(fates) or claim.hi > len(fates[claim.node]):
             continue  # of another plan: the journal was put here by somebody
         own = fates[claim.node]
-        on_failure = plan.steps[plan.nodes[claim.node].step].on_failure
+        on_failure = plan.steps[plan.nodes[claim.node].step].terms(claim.node).on_failure
         ended = claim.lo
         for record in settled[number]:
             if record.first < void.get(number, len(own)):

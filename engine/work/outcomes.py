@@ -11,7 +11,7 @@ import signal
 
 import msgspec
 
-from mrun.engine.plan.model import PlanStep
+from mrun.engine.plan.model import Terms
 from mrun.engine.records import Flags, SampleState, failure_flags
 
 
@@ -48,27 +48,27 @@ FINISHED = Outcome(SampleState.FINISHED)
 CANCELLED = Outcome(SampleState.CANCELLED, flags=Flags.BLOCKING)
 
 
-def judge(end: Exit, step: PlanStep, attempt: int) -> Outcome:
+def judge(end: Exit, terms: Terms, attempt: int) -> Outcome:
     """The outcome of an execution; `attempt` counts from 0."""
     if end.is_timeout:
-        return _failed(step, f"ran longer than its walltime of {step.walltime_s:g} s")
+        return _failed(terms, f"ran longer than its walltime of {terms.walltime_s:g} s")
     if end.code == ReturnCode.SUCCESS:
         return FINISHED
     if end.code == ReturnCode.STOP_WORKERS:
         return Outcome(SampleState.FINISHED, flags=Flags.STOPS_WORKERS)
     if end.code in (ReturnCode.RESTART, ReturnCode.RETRY):
-        if attempt < step.max_retries:
+        if attempt < terms.max_retries:
             return Outcome(SampleState.RETRY, resume=int(end.code == ReturnCode.RESTART))
-        return _failed(step, f"retries exhausted: exit code {end.code} at execution {attempt + 1}")
+        return _failed(terms, f"retries exhausted: exit code {end.code} at execution {attempt + 1}")
     if end.code == ReturnCode.HARD_FAIL:
-        return _failed(step, "exit code 102 (HARD_FAIL)", Flags.BLOCKING | Flags.STOPS_STUDY)
+        return _failed(terms, "exit code 102 (HARD_FAIL)", Flags.BLOCKING | Flags.STOPS_STUDY)
     if end.code == ReturnCode.RAISE_ERROR:
-        return _failed(step, "exit code 106 (RAISE_ERROR)", Flags.BLOCKING)
-    return _failed(step, f"exit code {end.code}" if end.code >= 0 else f"killed by {_signal_name(-end.code)}")
+        return _failed(terms, "exit code 106 (RAISE_ERROR)", Flags.BLOCKING)
+    return _failed(terms, f"exit code {end.code}" if end.code >= 0 else f"killed by {_signal_name(-end.code)}")
 
 
-def _failed(step: PlanStep, reason: str, flags: Flags = Flags.NONE) -> Outcome:
-    return Outcome(SampleState.FAILED, flags=flags | failure_flags(step.on_failure), reason=reason)
+def _failed(terms: Terms, reason: str, flags: Flags = Flags.NONE) -> Outcome:
+    return Outcome(SampleState.FAILED, flags=flags | failure_flags(terms.on_failure), reason=reason)
 
 
 def _signal_name(number: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import time
 
@@ -19,6 +20,7 @@ from mrun.engine.work.journal import Claimed
 from mrun.engine.work.outcomes import CANCELLED, Exit, Outcome, judge
 from mrun.engine.work.processes import GRACE_S
 from mrun.engine.work.studies import Studies, WorkedStudy
+from mrun.engine.work.warm_shell import WarmShellError
 
 #: A sample that runs so long gives the rest of its claim to other slots.
 SLOW_S = 2.0
@@ -37,11 +39,13 @@ class Slot:
 
     def __init__(self, desk: Desk, studies: Studies, executor: Executor) -> None:
         self._desk, self._studies, self._executor = desk, studies, executor
+        # Asked once: a line that nobody reads would be put together for each sample.
+        self._is_debugging = bool(log.is_enabled_for(logging.DEBUG))
 
     async def run(self, held: HeldClaim) -> None:
         """Run a claim to its end, or as far as it may go. Never raises for what a sample or its study does."""
         try:
-            study = await self._studies.get(held.claim.study)
+            study = await self._studies.get(held.claim.study, held.claim.edition)
             self._journal(study, held)
             while held.at < held.limit and not held.is_lost:
                 if not await self._run_sample(study, held):
@@ -61,23 +65,24 @@ class Slot:
             held.execution = self._executor.start(study, claim, held.at)
         except StartError as error:
             return self._note_failed_start(study, held, error)
-        study.failed_starts = 0
-        step = study.text(claim.node).step
+        terms = study.text(claim.node).terms
         try:
-            end = await self._await_end(held, step.walltime_s)
-            if held.ending is None and end.code == 0 and not end.is_timeout:
-                held.execution.mark_finished()
-        except StartError as error:
+            end = await self._await_end(held, terms.walltime_s)
+            is_finished = held.ending is None and end.code == 0 and not end.is_timeout
+            held.execution.keep(end, is_finished=is_finished, is_lost=held.ending is Ending.LOST)
+        except (StartError, WarmShellError) as error:
+            held.is_limit_started = isinstance(error, WarmShellError) and error.has_begun
             return self._note_failed_start(study, held, error)
         finally:
-            held.execution.process.close()
+            held.execution.close()
             held.execution = None
+        study.failed_starts = 0
         if held.ending is Ending.LOST:
             return False
         if held.ending is Ending.DRAINED:
             held.limit, held.is_limit_started = held.at, True
             return False
-        outcome = CANCELLED if held.ending is Ending.CANCELLED else judge(end, step, claim.attempt)
+        outcome = CANCELLED if held.ending is Ending.CANCELLED else judge(end, terms, claim.attempt)
         self._log_end(study, held, end, outcome)
         held.note(outcome, end)
         if held.unsettled_s > _LOOK_S:
@@ -85,9 +90,12 @@ class Slot:
         return True
 
     def _log_end(self, study: WorkedStudy, held: HeldClaim, end: Exit, outcome: Outcome) -> None:
+        is_told = outcome.state is SampleState.FAILED and study.failures_logged < FAILURES_LOGGED_MOST
+        if not is_told and not self._is_debugging:
+            return
         text = study.text(held.claim.node)
         facts = {"study": study.study, "instance": text.instance_name, "sample": held.at, "state": outcome.state.value}
-        if outcome.state is not SampleState.FAILED or study.failures_logged >= FAILURES_LOGGED_MOST:
+        if not is_told:
             log.debug("sample_ended", **facts, code=end.code)
             return
         study.failures_logged += 1
@@ -118,7 +126,7 @@ class Slot:
                 end = await process.wait()
                 return msgspec.structs.replace(end, is_timeout=is_timeout)
 
-    def _note_failed_start(self, study: WorkedStudy, held: HeldClaim, error: StartError) -> bool:
+    def _note_failed_start(self, study: WorkedStudy, held: HeldClaim, error: MrunError) -> bool:
         """The sample goes back, its attempt kept; after some in a row this worker wants no more of the study."""
         held.limit = held.at
         study.failed_starts += 1

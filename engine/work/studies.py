@@ -28,6 +28,7 @@ class WorkedStudy:
     def __init__(self, study: str, plan: Plan, journal: JournalWriter) -> None:
         self.study = study
         self.plan = plan
+        self.edition = plan.samples.edition if plan.samples else 0
         self.journal = journal
         self.samples = SampleReader(plan.samples) if plan.samples else None
         #: Executions in a row that failed before the script's first instruction.
@@ -55,8 +56,11 @@ class Studies:
         self._store, self._seal, self._worker, self._host = store, seal, worker, host
         self._known: OrderedDict[str, WorkedStudy] = OrderedDict()
 
-    async def get(self, study: str) -> WorkedStudy:
+    async def get(self, study: str, edition: int = 0) -> WorkedStudy:
         """The study, from memory or from the server.
+
+        Args:
+            edition: of which its plan must be, or of a later one: samples may be added while a study runs.
 
         Raises:
             NotFoundError: the server does not hold its plan any more.
@@ -64,9 +68,12 @@ class Studies:
             WorkspaceError: its workspace can't be written.
         """
         known = self._known.get(study)
-        if known is None:
+        if known is None or known.edition < edition:
             plan = await self._store.load_plan(study, self._seal)
             known = self._known.get(study)
+            if known is not None and known.edition < edition:
+                # Slots that are at work go on with the old object; both write one journal.
+                known = self._known[study] = WorkedStudy(study, plan, known.journal)
         if known is None:
             path = Path(plan.workspace, JOURNAL_DIR, "journal", f"{self._worker}.journal")
             header = Header(JOURNAL_VERSION, study, self._worker, self._host, time.time())

@@ -53,7 +53,8 @@ class Worker:
         """
         desk = self._desk
         studies = Studies(self._store, self._seal, desk.worker, desk.facts.host)
-        slot = Slot(desk, studies, Executor(launcher, link, desk.options.environment))
+        executor = Executor(launcher, link, desk.options.environment, desk.worker)
+        slot = Slot(desk, studies, executor)
         settler, pulse = Settler(desk, self._store, studies, self._seal), Pulse(desk, self._store)
         async with anyio.create_task_group() as life:
             # Before the first beat: who sees this worker on the server may stop it at once.
@@ -71,6 +72,7 @@ class Worker:
             life.cancel_scope.cancel()
         # Only now: a beat after it would make the worker known again, for one lease.
         await self._store.leave(desk.worker)
+        executor.close()
         studies.close()
         log.info("worker_stopped", worker=desk.worker)
         if desk.options.is_exit_when_done and desk.stop is Stop.NONE:

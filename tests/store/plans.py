@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from mrun.engine.ids import new_study_id
 from mrun.engine.plan.model import Barrier, Node, Plan, PlanStep, SampleTable
 from mrun.engine.records import Claim, ClaimRequest, OutcomeRun, Settlement, WorkerFacts
@@ -55,6 +57,14 @@ def make_plan(samples: int, *steps: S) -> Plan:
         name="test", description="a test", workspace="/nowhere", spec_path="/nowhere.yaml", steps=tuple(built.values()),
         nodes=tuple(nodes), barriers=tuple(barriers), samples=table,
     )  # fmt: skip
+
+
+def larger(plan: Plan, *counts: int) -> Plan:
+    """The plan with so many samples added, part by part."""
+    old = plan.samples
+    parts = (*(old.parts or (old,)), *(replace(old, count=count) for count in counts))
+    total = sum(part.count for part in parts)
+    return replace(plan, samples=SampleTable("parts", "", total, old.columns, 0, 0, parts=parts))
 
 
 async def submit(store: Store, plan: Plan, past: Past = (), **facts: object) -> str:

@@ -40,15 +40,19 @@ from mrun.engine.store import stored_plan
 from mrun.engine.store.keys import Keys
 from mrun.engine.store.store import _move_text
 from tests.conftest import TestServer
-from tests.store.plans import SEAL, S, make_plan
-from tests.store.promise import LEASE_S, OPEN, SKIPPED, End, Held, Past, Promise
+from tests.store.plans import SEAL, S, larger, make_plan
+from tests.store.promise import LEASE_S, OPEN, SKIPPED, End, Held, Past, Promise, is_ended
 
 CHUNK = 8
 CHANGES = {
     "local CHUNK = 1048576": f"local CHUNK = {CHUNK}",
     "local ITEMS = 200": "local ITEMS = 4",
+    "STREAM_RANGES_MOST, LATER_MOST = 16, 1024, 1000": "STREAM_RANGES_MOST, LATER_MOST = 1, 1, 1",
+    "local LOOSE_CHUNK = 8192": "local LOOSE_CHUNK = 8",
+    "local LATE_MS = 250": "local LATE_MS = 2",
     "local t = call('TIME'); return t[1] * 1000000 + t[2]": "return call('INCR', root .. 'clock') * 1000",
 }
+MOVES = ("submit", "commit", "claim", "settle", "hand_back", "beat", "reclaim", "leave", "cancel", "purge", "grow")
 WORKERS = ("w0", "w1", "w2")
 QUEUES = ("q", "r")
 EXAMPLES = int(os.environ.get("MRUN_MACHINE_EXAMPLES", "50"))
@@ -64,7 +68,7 @@ class Moves:
 
     def __init__(self, client: sync_redis.Redis) -> None:
         self.client, self.scripts = client, {}
-        for move in ("submit", "commit", "claim", "settle", "hand_back", "beat", "reclaim", "leave", "cancel", "purge"):
+        for move in MOVES:
             text = _move_text(move)
             for old, new in CHANGES.items():
                 assert text.count(old) == 1
@@ -244,6 +248,24 @@ class StoreMachine(RuleBasedStateMachine):
         assert (answer == b"gone") <= promise.is_purged
         promise.is_purged = promise.is_stopped = True
 
+    @precondition(lambda self: self.promises)
+    @rule(data=st.data(), more=st.sampled_from([1, 3, 8, 11]), dice=st.integers(0, 3), is_twice=st.booleans())
+    def grow(self, data, more, dice, is_twice) -> None:
+        study = data.draw(st.sampled_from(sorted(self.promises)))
+        promise = self.promises[study]
+        if dice or promise.plan.samples.count > 30 or not any(step.uses_samples for step in promise.plan.steps):
+            return
+        plan = larger(promise.plan, more)
+        answers = [self._grow(study, plan) for _ in range(1 + is_twice)]
+        if answers[0] == b"grown":
+            assert set(answers) == {b"grown"}
+            promise.plan = plan
+        elif answers[0] == b"passed":
+            assert any(is_ended(place) for node in promise.places() for place in node)
+        else:
+            assert answers[0] == (b"gone" if promise.is_purged else b"ended")
+            assert promise.is_purged or promise.is_stopped or promise.is_over()
+
     # -------------------------------------------------------------------------------------------- invariants
 
     @invariant()
@@ -315,6 +337,12 @@ class StoreMachine(RuleBasedStateMachine):
         for _ in range(2):
             assert self.moves.run("commit", study, len(fields) // 2, 0, "", *facts) == b"committed"
         self.promises[study] = Promise(study, plan)
+
+    def _grow(self, study: str, plan) -> bytes:
+        fields = [word for pair in stored_plan.encode_growth(plan, study, SEAL) for word in pair]
+        self.moves.run("submit", study, 3600, "grown", *fields)
+        growing = encode(stored_plan.growing_steps(plan))
+        return self.moves.run("grow", study, plan.samples.edition, len(fields) // 2, growing, b"[]")
 
     def _beat(self, worker: str) -> None:
         known, held = self.known[worker], self.held.setdefault(worker, {})
@@ -519,12 +547,27 @@ class StoreMachine(RuleBasedStateMachine):
     def _ranges(self, promise: Promise, texts: list[str]) -> set[tuple[int, int]]:
         found: set[tuple[int, int]] = set()
         for text in texts:
-            node, lo, hi, attempt, losses, resume = (int(word) for word in text.split())
-            samples = {(node, i) for i in range(lo, hi)}
+            node, indices, attempt, losses, resume = self._task(promise, text)
+            samples = {(node, i) for i in indices}
             assert not samples & found, "put twice"
             assert {promise.past(*sample) for sample in samples} == {Past(attempt, losses, resume)}
             found |= samples
         return found
+
+    def _task(self, promise: Promise, text: str) -> tuple[int, list[int], int, int, int]:
+        if not text.startswith("*"):
+            node, lo, hi, *past = (int(word) for word in text.split())
+            return node, list(range(lo, hi)), *past
+        # Samples as bits: of an entry, or of a retry that waits
+        kind = "late" if " " in text else "loose"
+        name = text[1:].rpartition(" ")[2]
+        raw = self.client.get(f"{self.keys.study(promise.study)}:{kind}:{text if kind == 'late' else name}")
+        bits = [i for i, bit in enumerate("".join(f"{byte:08b}" for byte in raw)) if bit == "1"]
+        assert bits, f"nothing is behind {text}"
+        if kind == "loose":
+            assert int(self.client.hget(f"{self.keys.study(promise.study)}:loose", name)) == len(bits)
+        node, chunk, *past = (int(word) for word in name.split(":"))
+        return node, [chunk * CHUNK + i for i in bits], *past
 
     def _check_bits(self, promise: Promise, places: list) -> None:
         for node, row in enumerate(places):
@@ -542,6 +585,9 @@ class StoreMachine(RuleBasedStateMachine):
                     raw = self.client.get(f"{self.keys.study(promise.study)}:{kind}:{node}:{chunk}") or b""
                     if len(inside) == min(CHUNK, len(row) - base):
                         assert raw == b""
+                    elif raw == b"":
+                        # None, or it was full before samples were added.
+                        assert inside == list(range(len(inside)))
                     else:
                         bits = "".join(f"{byte:08b}" for byte in raw)
                         assert [i for i, bit in enumerate(bits) if bit == "1"] == inside

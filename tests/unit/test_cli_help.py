@@ -51,7 +51,8 @@ def test_examples_are_of_this_command_and_use_options_that_it_has(name: str) -> 
     known = {text for one in command.params for text in (*one.opts, *one.secondary_opts)}
     for line in (command.help or "").splitlines():
         if line.strip().startswith("$ "):
-            words = line.partition("#")[0].strip().removeprefix("$ ")
+            # What stands behind a bare `--` is a command of the user's.
+            words = line.partition("#")[0].partition(" -- ")[0].strip().removeprefix("$ ")
             assert words.startswith(name)
             assert {word for word in words.split() if word.startswith("-")} <= known
 

@@ -21,10 +21,12 @@ BELOW = {
     "launchers": {"words"},
     "work": {"words", "spec", "plan", "store", "launchers"},
     "enqueue": {"words", "spec", "plan", "store"},
+    "submission": {"words", "spec", "plan", "enqueue"},
     "reopen": {"words", "plan", "store", "work", "enqueue"},
-    "cli": {"words", "spec", "plan", "store", "launchers", "work", "enqueue", "reopen"},
+    "growth": {"words", "plan", "store", "enqueue", "reopen"},
+    "cli": {"words", "spec", "plan", "store", "launchers", "work", "enqueue", "submission", "reopen", "growth"},
     # The public API stands in the door, beside cli.
-    "mrun": {"words", "spec", "plan", "store", "launchers", "work", "enqueue", "reopen", "cli"},
+    "mrun": {"words", "spec", "plan", "store", "launchers", "work", "enqueue", "submission", "reopen", "growth", "cli"},
 }
 #: Words that launchers may know: errors to raise, and nothing of studies.
 LAUNCHERS_KNOW = {"mrun.engine.errors", "mrun.engine.nearest"}

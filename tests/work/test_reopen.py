@@ -130,3 +130,60 @@ def test_retry_runs_exactly_the_selection_and_what_is_behind_it(lab: Lab, ended:
     assert set(ran(lab)["a"]) == BAD
     lab.mrun("retry", third, "--step", "nosuch", code=4)
     lab.mrun("retry", third, "--samples", "3-1", code=2)
+
+
+def test_restart_of_steps_leaves_everything_else_as_it_is(lab: Lab) -> None:
+    # Given a study of which nothing ran
+    np.save(lab.directory / "samples.npy", np.arange(50.0))
+    (lab.ledger_dir / "ok").touch()
+    study = lab.queue(lab.spec(SPEC))
+    lab.mrun("cancel", study)
+    lab.wait_for_end(study)
+    # When one step of it is restarted
+    reopened = lab.json("restart", study, "--steps", "other")
+    assert (reopened["again"], reopened["kept"], reopened["left"]) == (50, 101, 101)
+    second = reopened["queued"]["study"]
+    lab.work("--queues", "merlin")
+    # I expect it to run alone; the rest is cancelled, or skipped because of that; and not to be called well
+    steps = lab.wait_for_end(second)["by_step"]
+    assert {name: len(counts) for name, counts in ran(lab).items()} == {"a": 0, "b": 0, "other": 50, "f": 0}
+    assert [steps["a"]["cancelled"], steps["b"]["skipped"], steps["f"]["skipped"]] == [50, 50, 1]
+    lab.mrun("wait", second, code=7)
+    # When the steps that wait for what was left are restarted, I expect them to be skipped still
+    third = lab.json("restart", second, "--steps", "b,f")["queued"]["study"]
+    assert lab.wait_for_end(third)["by_step"]["b"]["skipped"] == 50
+    # and the rest to run when nothing is left out
+    fourth = lab.json("restart", third)["queued"]["study"]
+    assert lab.wait_for_end(fourth)["failures"] == 0
+    assert {name: len(counts) for name, counts in ran(lab).items()} == {"a": 50, "b": 50, "other": 0, "f": 1}
+
+
+def test_restart_of_steps_takes_what_depends_on_them_along(lab: Lab, ended: str) -> None:
+    ran(lab)
+    nothing = lab.mrun("restart", ended, "--steps", "other", "b")
+    assert nothing == "nothing to run: 146 scripts finished, 5 that did not finish are left\n"
+    again = lab.json("restart", ended, "--steps", "a", "other")["queued"]["study"]
+    assert lab.wait_for_end(again)["failures"] == 0
+    assert ran(lab) == {"a": dict.fromkeys(BAD, 1), "b": dict.fromkeys(BAD, 1), "other": {}, "f": {"f": 1}}
+    hint = lab.json("restart", again, "--steps", "othr", code=4)["error"]["hint"]
+    assert hint == "Did you mean 'other'?"
+
+
+def test_retry_of_a_selection_runs_nothing_that_never_ran(lab: Lab) -> None:
+    np.save(lab.directory / "samples.npy", np.arange(50.0))
+    study = lab.queue(lab.spec(SPEC))
+    lab.mrun("cancel", study)
+    lab.wait_for_end(study)
+    again = lab.json("retry", study, "--step", "other", "--samples", "4-6")["queued"]["study"]
+    lab.work("--queues", "merlin")
+    steps = lab.wait_for_end(again)["by_step"]
+    assert ran(lab) == {"a": {}, "b": {}, "other": {"4": 1, "5": 1, "6": 1}, "f": {}}
+    assert (steps["other"]["finished"], steps["other"]["cancelled"]) == (3, 47)
+
+
+def test_new_run_keeps_the_priority_of_the_old_one(lab: Lab, ended: str) -> None:
+    study = lab.queue(lab.spec(SPEC), "--priority", "7")
+    lab.wait_for_end(study)
+    lab.stop_workers()
+    again = lab.json("retry", study, "--step", "a", "--samples", "1")["queued"]["study"]
+    assert lab.study(again)["priority"] == 7

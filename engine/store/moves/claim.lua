@@ -4,7 +4,7 @@
 -- KEYS[1] root; ARGV[1] worker, [2] token of the request, a number, [3] request as msgpack:
 --   [free slots, [queue, …] in the order to look, [study not wanted, …], root study or '' for any,
 --    milliseconds until the worker's allocation ends or -1]
--- Returns msgpack [status, [[claim, study, node, lo, hi, attempt, losses, resume], …], more, due_ms]:
+-- Returns msgpack [status, [[claim, study, node, lo, hi, attempt, losses, resume, edition], …], more, due_ms]:
 --   status  ok | unknown (no lease: beat first) | drain
 --   more    1 if there is unfinished release work: claim again at once
 --   due_ms  milliseconds until the next retry of any study is due, or -1
@@ -39,7 +39,7 @@ local last = max(tonumber(call('GET', root .. 'claims') or 0), now_us())
 
 local studies = {}
 local function wants(s, class)
-  if not studies[s] then studies[s] = call('HMGET', study_key(s), 'state', 'root', 'walltimes', 'is_held') end
+  if not studies[s] then studies[s] = call('HMGET', study_key(s), 'state', 'root', 'walltimes', 'is_held', 'edition') end
   local study = studies[s]
   if avoid[s] or study[1] ~= 'running' or study[4] == '1' or (family ~= '' and study[2] ~= family) then return false end
   if time_left < 0 then return true end
@@ -71,7 +71,8 @@ local function hold(s, node, entry, task, hi)
   count_samples(s, node, 'ready', task.lo - hi)
   count_samples(s, node, 'running', hi - task.lo)
   count_lost(s, node, task, task.lo - hi)
-  claims[#claims + 1] = {last, s, node.n, task.lo, hi, task.attempt, task.losses, task.resume}
+  claims[#claims + 1] = {last, s, node.n, task.lo, hi, task.attempt, task.losses, task.resume,
+    tonumber(studies[s][5] or 0)}
 end
 
 -- Bites of one entry for all free slots. Samples that are settled already (a study that was opened again) are passed over.
@@ -94,12 +95,38 @@ local function take(s, stream, entry, task)
     end
   end
   if task.lo < task.hi then put(s, node, task) end
-  if held > 0 then
-    call('HINCRBY', held_key(w), '=' .. node.queue .. ' ' .. s .. ' ' .. node.class .. ' ' .. entry, held)
-  else
-    call('XACK', stream, 'workers', entry)
-    call('XDEL', stream, entry)
+  return held
+end
+
+-- The same of loose samples: of an entry that stands for bits.
+local function take_loose(s, stream, entry, task)
+  local name = task.loose
+  local key, book = study_key(s) .. ':loose:' .. name, study_key(s) .. ':loose'
+  local node = node_of(s, task.node)
+  local left, held, at = tonumber(call('HGET', book, name) or 0), 0, 0
+  task.lo, task.hi = task.base, min(node.size, task.base + LOOSE_CHUNK)
+  local k = bite(s, node, task)
+  while free > 0 and left > 0 do
+    at = call('BITPOS', key, 1, at, -1, 'BIT')
+    if at < 0 then break end
+    local stop = call('BITPOS', key, 0, at, -1, 'BIT')
+    stop = min(stop < 0 and call('STRLEN', key) * 8 or stop, at + k)
+    clear_bits(key, at, stop)
+    left = left - (stop - at)
+    task.lo, at = task.base + at, stop
+    hold(s, node, entry, task, task.base + stop)
+    free, held = free - 1, held + 1
   end
+  if left <= 0 or at < 0 then
+    call('UNLINK', key)
+    call('HDEL', book, name)
+    -- Somebody deleted the bits: these samples can't be found again.
+    if left > 0 then fail_planless(s) end
+  else
+    call('HSET', book, name, int(left))
+    add_entry(s, node, stream, '*' .. name)
+  end
+  return held
 end
 
 -- The group was destroyed from outside: make it anew, after the last entry that a claim comes from. Entries are delivered in
@@ -131,11 +158,17 @@ local function read_one(stream, queue, s, class)
   return reply and reply[1][2][1] or nil
 end
 
+-- What an entry stands for: a range, or loose samples.
+local function parse_entry(text)
+  if string.sub(text, 1, 1) == '*' then return parse_loose(string.sub(text, 2)) end
+  return parse_task(text)
+end
+
 -- Read one entry of a stream. False when it has none.
 local function serve(queue, s, class)
   local stream = stream_key(queue, s, class)
   local entry = read_one(stream, queue, s, class)
-  local task = entry and parse_task(entry[2] and entry[2][2])
+  local task = entry and parse_entry(entry[2] and entry[2][2] or '')
   local member = s .. ':' .. class
   if entry and not (task and node_of(s, task.node)) then
     call('XACK', stream, 'workers', entry[1])
@@ -150,7 +183,13 @@ local function serve(queue, s, class)
     end
     return false
   end
-  take(s, stream, entry[1], task)
+  local held = (task.loose and take_loose or take)(s, stream, entry[1], task)
+  if held > 0 then
+    call('HINCRBY', held_key(w), '=' .. queue .. ' ' .. s .. ' ' .. class .. ' ' .. entry[1], held)
+  else
+    call('XACK', stream, 'workers', entry[1])
+    call('XDEL', stream, entry[1])
+  end
   local turn = call('INCR', root .. 'turn')
   local priority = tonumber(call('HGET', study_key(s), 'priority') or 0)
   call('ZADD', root .. 'queue:' .. queue, 'XX', int(-priority * 4294967296 + turn), member)

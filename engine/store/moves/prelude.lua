@@ -19,6 +19,12 @@ local CHUNK = 1048576
 local ITEMS = 200
 -- A claim aims at this much work, and is never longer than so many samples.
 local BITE_MS, BITE_MOST = 1000, 10000
+-- Ready ranges of a node, and of a stream, and retries of a study that are kept one by one. Beyond both of the first two, or
+-- the third, they become bits, in chunks of so many samples: a million scattered samples cost what a hundred do.
+local NODE_RANGES_MOST, STREAM_RANGES_MOST, LATER_MOST = 16, 1024, 1000
+local LOOSE_CHUNK = 8192
+-- Retries that wait as bits are due a little later than they must: by an eighth of their delay, and at least this.
+local LATE_MS = 250
 -- The reasons of so many failed samples are kept for each study.
 local REASONS_MOST = 1000
 -- Counters of a study that has ended are kept for seven days, in seconds.
@@ -85,12 +91,12 @@ local function step_of(s, i)
     local f = plan_field(s, 'step:' .. i)
     plans[key] = f and {size = f[1], class = f[2], max_losses = f[3], chunk = f[4], first_node = f[5], nodes = f[6],
                         after = f[7], barriers = f[8], delay_ms = f[9], dead_flags = f[10] or 0,
-                        max_fails = f[11] or -1, has_past = f[12] == 1}
+                        max_fails = f[11] or -1, has_past = f[12] == 1, has_grown = f[13] == 1}
   end
   return plans[key]
 end
 
--- A node with the facts of its step. `waits` counts what must be complete before any of its samples is put: parent
+-- A node with the facts of its step, but for the terms that are its own. `waits` counts what must be complete before any of its samples is put: parent
 -- nodes, and parent steps as wholes (barriers).
 local function node_of(s, n)
   local key = s .. ':n' .. n
@@ -99,8 +105,10 @@ local function node_of(s, n)
     local step = f and step_of(s, f[1])
     if not step then return nil end
     plans[key] = {n = n, step = f[1], queue = f[2], waits = f[3] + step.barriers, each_parents = f[4], each_chunks = f[5],
-                  all_chunks = f[6], size = step.size, class = step.class, max_losses = step.max_losses,
-                  chunk = step.chunk, is_gated = f[3] + step.barriers > 0 or #f[4] > 1}
+                  all_chunks = f[6], size = step.size, class = f[7] or step.class, max_losses = f[8] or step.max_losses,
+                  chunk = f[9] or step.chunk, delay_ms = f[10] or step.delay_ms, dead_flags = f[11] or step.dead_flags,
+                  max_fails = f[12] or step.max_fails, has_grown = step.has_grown,
+                  is_gated = f[3] + step.barriers > 0 or #f[4] > 1}
   end
   return plans[key]
 end
@@ -120,6 +128,21 @@ local function set_bits(key, a, b)
   while a < b do call('SETBIT', key, a, 1); a = a + 1 end
 end
 
+local function clear_bits(key, a, b)
+  while a < b and a % 8 ~= 0 do call('SETBIT', key, a, 0); a = a + 1 end
+  local bytes = floor((b - a) / 8)
+  if bytes > 0 then
+    call('SETRANGE', key, a / 8, string.rep('\0', bytes))
+    a = a + bytes * 8
+  end
+  while a < b do call('SETBIT', key, a, 0); a = a + 1 end
+end
+
+-- A chunk that was full, and then grew, has a count and no bitmap: its first bits are set.
+local function spell_out(key, node, have)
+  if node.has_grown and have > 0 and call('EXISTS', key) == 0 then set_bits(key, 0, have) end
+end
+
 -- Mark [lo, hi), none of which is marked yet.
 local function mark(s, node, kind, lo, hi)
   while lo < hi do
@@ -131,6 +154,7 @@ local function mark(s, node, kind, lo, hi)
     if have == min(CHUNK, node.size - base) then
       call('UNLINK', key)
     else
+      spell_out(key, node, have - (stop - lo))
       set_bits(key, lo - base, stop - base)
     end
     lo = stop
@@ -150,6 +174,7 @@ local function find(s, node, kind, lo, hi, want)
       if want == 1 then return lo end
     else
       local key = bits_key(s, node.n, kind, c)
+      spell_out(key, node, have)
       local at = call('BITPOS', key, want, lo - base, stop - 1 - base, 'BIT')
       if at >= 0 then return base + max(at, lo - base) end
       if want == 0 then
@@ -177,6 +202,57 @@ local function forget_open(s, n, task)
   call('HDEL', open, tag .. '<' .. int(task.lo), tag .. '>' .. int(task.hi))
 end
 
+-- Add an entry to a node's stream, and let workers hear of it. Returns its id.
+local function add_entry(s, node, stream, text)
+  local is_new = call('EXISTS', stream) == 0
+  local id = call('XADD', stream, '*', 't', text)
+  if is_new then call('XGROUP', 'CREATE', stream, 'workers', '0') end
+  local member = s .. ':' .. node.class
+  local queue = root .. 'queue:' .. node.queue
+  if not call('ZSCORE', queue, member) then
+    local priority = tonumber(call('HGET', study_key(s), 'priority') or 0)
+    call('ZADD', queue, int(-priority * 4294967296 + call('INCR', root .. 'turn')), member)
+  end
+  ring(node.queue)
+  return id
+end
+
+-- Loose samples: those of a chunk of a node, in one attempt, that are ready, as bits. `study:<s>:loose` counts them; as long
+-- as there are any, one entry `*<name>` of the stream stands for them all.
+local function loose_name(node, task, c)
+  return node.n .. ':' .. int(c) .. ':' .. task.attempt .. ':' .. task.losses .. ':' .. task.resume
+end
+
+local function parse_loose(name)
+  local n, c, attempt, losses, resume = string.match(name, '^(%d+):(%d+):(%d+):(%d+):(%d+)$')
+  if not n then return nil end
+  return {node = tonumber(n), base = tonumber(c) * LOOSE_CHUNK, attempt = tonumber(attempt), losses = tonumber(losses),
+          resume = tonumber(resume), loose = name}
+end
+
+-- Call `on_chunk` with the name of each chunk that a range is in, and with the bits [a, b) that it has there.
+local function each_chunk(node, task, on_chunk)
+  local lo = task.lo
+  while lo < task.hi do
+    local c = floor(lo / LOOSE_CHUNK)
+    local base = c * LOOSE_CHUNK
+    local stop = min(task.hi, base + LOOSE_CHUNK)
+    on_chunk(loose_name(node, task, c), lo - base, stop - base)
+    lo = stop
+  end
+end
+
+local function count_loose(s, node, stream, name, by)
+  if call('HINCRBY', study_key(s) .. ':loose', name, by) == by then add_entry(s, node, stream, '*' .. name) end
+end
+
+local function put_loose(s, node, stream, task)
+  each_chunk(node, task, function(name, a, b)
+    set_bits(study_key(s) .. ':loose:' .. name, a, b)
+    count_loose(s, node, stream, name, b - a)
+  end)
+end
+
 -- Make [task.lo, task.hi) claimable. The caller has counted it.
 local function put(s, node, task)
   local stream = stream_key(node.queue, s, node.class)
@@ -195,18 +271,12 @@ local function put(s, node, task)
     call('HDEL', open, tag .. '<' .. int(hi), tag .. '>' .. upto)
     hi = tonumber(upto)
   end
-  local is_new = call('EXISTS', stream) == 0
-  id = call('XADD', stream, '*', 't',
-    node.n .. ' ' .. int(lo) .. ' ' .. int(hi) .. ' ' .. task.attempt .. ' ' .. task.losses .. ' ' .. task.resume)
-  if is_new then call('XGROUP', 'CREATE', stream, 'workers', '0') end
-  call('HSET', open, tag .. '<' .. int(lo), id .. ' ' .. int(hi), tag .. '>' .. int(hi), id .. ' ' .. int(lo))
-  local member = s .. ':' .. node.class
-  local queue = root .. 'queue:' .. node.queue
-  if not call('ZSCORE', queue, member) then
-    local priority = tonumber(call('HGET', study_key(s), 'priority') or 0)
-    call('ZADD', queue, int(-priority * 4294967296 + call('INCR', root .. 'turn')), member)
+  if not id and not next_id and call('XLEN', stream) > STREAM_RANGES_MOST and call('HLEN', open) > 2 * NODE_RANGES_MOST then
+    return put_loose(s, node, stream, task)
   end
-  ring(node.queue)
+  id = add_entry(s, node, stream,
+    node.n .. ' ' .. int(lo) .. ' ' .. int(hi) .. ' ' .. task.attempt .. ' ' .. task.losses .. ' ' .. task.resume)
+  call('HSET', open, tag .. '<' .. int(lo), id .. ' ' .. int(hi), tag .. '>' .. int(hi), id .. ' ' .. int(lo))
 end
 
 -- ------------------------------------------------------------------------------------- accounting and release
@@ -248,7 +318,8 @@ end
 
 -- More samples of a node failed than its step allows: the study stops.
 local function keep_max_fails(s, node, by)
-  local most = step_of(s, node.step).max_fails
+  local most = node.max_fails
+  if type(most) == 'string' then most = floor(node.size * tonumber(most) / 100) end
   if most >= 0 and call('HINCRBY', node_key(s, node.n), 'fails', by) > most then
     stop_study(s, 'failed', 'more than ' .. most .. ' samples of node ' .. node.n .. ' failed (max_fails)', 0)
   end
@@ -277,9 +348,10 @@ local function account(s, node, lo, hi, state, is_blocking, is_past)
   if call('HINCRBY', study_key(s), 'nodes_left', -1) == 0 then end_study(s) end
 end
 
--- What an earlier run of the study brought to its end: finished; failed; failed and blocking. Staged in one hash,
+-- What an earlier run of the study brought to its end: finished; failed; failed and blocking; and what it did not, and this
+-- one does not run either, which counts as cancelled. Staged in one hash,
 -- `study:<s>:past`, field <n>:<c>:<kind>, as the number of bits, a blank, and the bitmap (none when all bits are set).
-local PAST = {past = 'finished', pastf = 'failed', pastb = 'failed'}
+local PAST = {past = 'finished', pastf = 'failed', pastb = 'failed', pastc = 'cancelled'}
 
 local function load_past(s, node, c)
   if call('HSETNX', node_key(s, node.n), 'seen:' .. c, 1) == 0 then return end
@@ -299,7 +371,7 @@ local function find_past(s, node, lo, hi)
   local c = floor(lo / CHUNK)
   hi = min(hi, (c + 1) * CHUNK)
   load_past(s, node, c)
-  for _, kind in ipairs({'past', 'pastf', 'pastb'}) do
+  for _, kind in ipairs({'past', 'pastf', 'pastb', 'pastc'}) do
     local at = find(s, node, kind, lo, hi, 1)
     if at == lo then return find(s, node, kind, lo, hi, 0) or hi, kind end
     hi = at or hi
@@ -350,7 +422,7 @@ local function advance(s, node, lo, hi, items)
       count_samples(s, node, 'ready', stop - lo)
       put(s, node, {lo = lo, hi = stop, attempt = 0, losses = 0, resume = 0})
     elseif PAST[verdict] then
-      account(s, node, lo, stop, PAST[verdict], verdict == 'pastb', true)
+      account(s, node, lo, stop, PAST[verdict], verdict == 'pastb' or verdict == 'pastc', true)
       if node.each_chunks > 0 then plan_action(s, 'settled', node.n, 0, lo, stop) end
     end
     lo, items = stop, items - 1
@@ -400,6 +472,20 @@ function work.settled(s, items, n, c, lo, hi)
   return items
 end
 
+-- The same of several stretches: of `lengths`, from `lo` on, the first is settled, the second not, and so on. As one piece of
+-- work: where every other sample is to run again, one for each would cost more than the samples do.
+function work.settled_by_turns(s, items, n, lo, lengths)
+  for i = 1, #lengths, 2 do
+    if items <= 0 then
+      plan_action(s, 'settled_by_turns', n, lo, {unpack(lengths, i)})
+      return 0
+    end
+    items = work.settled(s, items, n, 0, lo, lo + lengths[i])
+    lo = lo + lengths[i] + (lengths[i + 1] or 0)
+  end
+  return items
+end
+
 function work.advance(s, items, n, lo, hi)
   local node = node_of(s, n)
   if not is_met(s, node) then return items - 1 end
@@ -430,27 +516,57 @@ function work.barrier(s, items, i, k, is_doomed)
   return items
 end
 
-function work.open(s, items, n, lo)
+-- How many samples a node had when it was opened, or skipped as a whole: what is added later is put by `added`. `upto` is
+-- what the first piece of this work was to reach, and must be kept to: a later size is not its business.
+local function opened_size(s, node, upto)
+  if upto then return upto end
+  call('HSET', node_key(s, node.n), 'opened', int(node.size))
+  return node.size
+end
+
+function work.open(s, items, n, lo, upto)
   local node = node_of(s, n)
+  upto = opened_size(s, node, upto)
   if #node.each_parents == 0 and not step_of(s, node.step).has_past then
-    count_samples(s, node, 'ready', node.size)
-    put(s, node, {lo = 0, hi = node.size, attempt = 0, losses = 0, resume = 0})
+    count_samples(s, node, 'ready', upto - lo)
+    put(s, node, {lo = lo, hi = upto, attempt = 0, losses = 0, resume = 0})
     return items - 1
   end
   local left
-  lo, left = advance(s, node, lo, node.size, items)
-  if lo < node.size then plan_action(s, 'open', n, lo) end
+  lo, left = advance(s, node, lo, upto, items)
+  if lo < upto then plan_action(s, 'open', n, lo, upto) end
   return left - 1
 end
 
 -- A whole node is skipped, one chunk of bits at a time.
-function work.skip(s, items, n, lo)
+function work.skip(s, items, n, lo, upto)
   local node = node_of(s, n)
-  local hi = min(node.size, lo + CHUNK)
+  upto = opened_size(s, node, upto)
+  local hi = min(upto, lo + CHUNK)
   if node.is_gated and #node.each_parents > 0 then mark(s, node, 'out', lo, hi) end
   skip(s, node, lo, hi)
-  if hi < node.size then plan_action(s, 'skip', n, hi) end
+  if hi < upto then plan_action(s, 'skip', n, hi, upto) end
   return items - 1
+end
+
+-- Samples were added: those of nodes that were opened before follow, from the k-th node of step i on. Nodes that go sample
+-- by sample with a parent hear of theirs when the parent's are settled.
+function work.added(s, items, i, k)
+  local step = step_of(s, i)
+  if not step then return items end
+  while k < step.nodes and items > 0 do
+    local node = node_of(s, step.first_node + k)
+    local facts = call('HMGET', node_key(s, node.n), 'opened', 'is_doomed')
+    local from = tonumber(facts[1] or node.size)
+    if from < node.size and (facts[2] or #node.each_parents == 0) then
+      call('HSET', node_key(s, node.n), 'opened', int(node.size))
+      plan_action(s, facts[2] and 'skip' or 'open', node.n, from, node.size)
+      items = items - 1
+    end
+    k, items = k + 1, items - 0.25
+  end
+  if k < step.nodes then plan_action(s, 'added', i, k) else plan_action(s, 'added', i + 1, 0) end
+  return items - 0.25
 end
 
 -- The study begins: every node that waits for nothing.
@@ -536,7 +652,9 @@ function work.clean(s, items, why, n)
     local node = node_of(s, n)
     local keys = {node_key(s, n), study_key(s) .. ':open:' .. n}
     for c = 0, node and floor((node.size - 1) / CHUNK) or -1 do
-      for _, kind in ipairs({'done', 'bad', 'out', 'past', 'pastf', 'pastb'}) do keys[#keys + 1] = bits_key(s, n, kind, c) end
+      for _, kind in ipairs({'done', 'bad', 'out', 'past', 'pastf', 'pastb', 'pastc'}) do
+        keys[#keys + 1] = bits_key(s, n, kind, c)
+      end
     end
     for from = 1, #keys, 500 do call('UNLINK', unpack(keys, from, min(#keys, from + 499))) end
     n, items = n + 1, items - 1 - #keys / 10
@@ -560,7 +678,8 @@ function work.clean_streams(s, items, why, i)
     plan_action(s, 'clean_streams', why, i + 1)
     return items
   end
-  call('UNLINK', study_key(s) .. ':plan', study_key(s) .. ':later', study_key(s) .. ':past')
+  plan_action(s, 'clean_bits')
+  call('UNLINK', study_key(s) .. ':plan', study_key(s) .. ':past')
   call('ZREM', root .. 'later', s)
   if why == 'purged' then
     call('UNLINK', study_key(s) .. ':reasons')
@@ -571,8 +690,24 @@ function work.clean_streams(s, items, why, i)
   return items - 1
 end
 
+-- Loose samples, and retries that wait, of a study that takes no more.
+function work.clean_bits(s, items)
+  local loose, later, keys = study_key(s) .. ':loose', study_key(s) .. ':later', {}
+  for _, name in ipairs(call('HRANDFIELD', loose, ITEMS)) do
+    keys[#keys + 1] = loose .. ':' .. name
+    call('HDEL', loose, name)
+  end
+  for _, member in ipairs(call('ZRANGE', later, 0, ITEMS - 1)) do keys[#keys + 1] = study_key(s) .. ':late:' .. member end
+  call('ZREMRANGEBYRANK', later, 0, ITEMS - 1)
+  if #keys == 0 then return items - 1 end
+  call('UNLINK', unpack(keys))
+  plan_action(s, 'clean_bits')
+  return items - #keys / 10
+end
+
 -- A study that is stopping releases nothing more, but still cleans up after itself.
-local releases = {settled = true, advance = true, complete = true, barrier = true, open = true, skip = true, roots = true}
+local releases = {settled = true, settled_by_turns = true, advance = true, complete = true, barrier = true, open = true,
+  skip = true, roots = true, added = true}
 
 -- Claims and beats go on with what earlier moves left over: `finish_move` takes it piece by piece once they say so.
 local is_resuming = false
@@ -594,7 +729,7 @@ local function is_due(s, a)
   if not work[a[1]] then return false end
   if not releases[a[1]] then return true end
   if call('HGET', study_key(s), 'state') ~= 'running' then return false end
-  if a[1] == 'roots' or (a[1] == 'barrier' and step_of(s, a[2])) or (a[1] ~= 'barrier' and node_of(s, a[2])) then
+  if a[1] == 'roots' or a[1] == 'added' or (a[1] == 'barrier' and step_of(s, a[2])) or (a[1] ~= 'barrier' and node_of(s, a[2])) then
     return true
   end
   fail_planless(s)
@@ -629,9 +764,26 @@ local function count_lost(s, node, task, by)
   if task.losses > 0 then count(node_key(s, node.n), 'lost', by) end
 end
 
-local function put_later(s, node, task, due_ms)
-  call('ZADD', study_key(s) .. ':later', int(due_ms), node.n .. ' ' .. int(task.lo) .. ' ' .. int(task.hi) .. ' '
-    .. task.attempt .. ' ' .. task.losses .. ' ' .. task.resume)
+-- A retry that waits as a bit: its member in `later` is `*<when> <name>`, and `study:<s>:late:<member>` holds the bits.
+local function put_late(s, node, task, delay_ms)
+  local width = max(LATE_MS, floor(delay_ms / 8))
+  local due_ms = (floor((now_ms() + delay_ms) / width) + 1) * width
+  each_chunk(node, task, function(name, a, b)
+    local member = '*' .. int(due_ms) .. ' ' .. name
+    set_bits(study_key(s) .. ':late:' .. member, a, b)
+    call('ZADD', study_key(s) .. ':later', int(due_ms), member)
+  end)
+  return due_ms
+end
+
+local function put_later(s, node, task, delay_ms)
+  local later, due_ms = study_key(s) .. ':later', now_ms() + delay_ms
+  if call('ZCARD', later) >= LATER_MOST then
+    due_ms = put_late(s, node, task, delay_ms)
+  else
+    call('ZADD', later, int(due_ms), node.n .. ' ' .. int(task.lo) .. ' ' .. int(task.hi) .. ' ' .. task.attempt .. ' '
+      .. task.losses .. ' ' .. task.resume)
+  end
   call('ZADD', root .. 'later', 'LT', int(due_ms), s)
 end
 
@@ -642,28 +794,56 @@ local function parse_task(text)
           losses = tonumber(losses), resume = tonumber(resume)}
 end
 
+local function count_due(s, node, task, samples)
+  count_samples(s, node, 'retrying', -samples)
+  count_samples(s, node, 'ready', samples)
+  count_lost(s, node, task, samples)
+end
+
+-- Samples of a member of `later` that stands for bits are ready: its bits join the loose ones of the same name.
+local function put_late_bits(s, member)
+  local name = string.match(member, '^%*%d+ (.+)$')
+  local task = name and parse_loose(name)
+  local node = task and node_of(s, task.node)
+  local late = study_key(s) .. ':late:' .. member
+  local samples = call('BITCOUNT', late)
+  if not node or samples == 0 then return false end
+  count_due(s, node, task, samples)
+  local loose = study_key(s) .. ':loose:' .. name
+  if call('EXISTS', loose) == 1 then
+    call('BITOP', 'OR', loose, loose, late)
+    call('UNLINK', late)
+  else
+    call('RENAME', late, loose)
+  end
+  count_loose(s, node, stream_key(node.queue, s, node.class), name, samples)
+  return true
+end
+
+local function put_due_range(s, member)
+  local task = parse_task(member)
+  local node = task and node_of(s, task.node)
+  if not node then return false end
+  count_due(s, node, task, task.hi - task.lo)
+  put(s, node, task)
+  return true
+end
+
 -- Put the retries that are due, a bounded number; returns milliseconds until the next, or -1.
 local function put_due()
   local now = now_ms()
   local s = call('ZRANGE', root .. 'later', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
   if s then
     local later = study_key(s) .. ':later'
+    -- What is stopping retries nothing more; its keys go with it.
     if call('HGET', study_key(s), 'state') ~= 'running' then
-      call('UNLINK', later)
-    else
-      for _, member in ipairs(call('ZRANGE', later, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 64)) do
-        local task = parse_task(member)
-        local node = task and node_of(s, task.node)
-        if node then
-          count_samples(s, node, 'retrying', task.lo - task.hi)
-          count_samples(s, node, 'ready', task.hi - task.lo)
-          count_lost(s, node, task, task.hi - task.lo)
-          put(s, node, task)
-        else
-          fail_planless(s)
-        end
-        call('ZREM', later, member)
-      end
+      call('ZREM', root .. 'later', s)
+      return 0
+    end
+    for _, member in ipairs(call('ZRANGE', later, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 64)) do
+      local is_bits = string.sub(member, 1, 1) == '*'
+      if not (is_bits and put_late_bits or put_due_range)(s, member) then fail_planless(s) end
+      call('ZREM', later, member)
     end
     local next_one = call('ZRANGE', later, 0, 0, 'WITHSCORES')
     if next_one[2] then call('ZADD', root .. 'later', next_one[2], s) else call('ZREM', root .. 'later', s) end
@@ -713,7 +893,7 @@ local function give_back(w, claim, r, lo, losses, resume)
   if state and not node then count(study_key(r.s), 'running', lo - r.hi); fail_planless(r.s) end
   if node and state == 'running' and lo < r.hi then
     if losses > r.losses and r.hi - lo == 1 and node.max_losses > 0 and losses >= node.max_losses then
-      local flags = step_of(r.s, node.step).dead_flags
+      local flags = node.dead_flags
       if flags % 4 >= 2 then stop_study(r.s, 'failed', 'sample ' .. int(lo) .. ' of node ' .. node.n .. ' is dead', 0) end
       account(r.s, node, lo, r.hi, 'dead', flags % 2 == 1)
       local key = study_key(r.s) .. ':reasons'

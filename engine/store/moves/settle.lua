@@ -56,7 +56,7 @@ local function settle_run(r, node, lo, run)
   if state == 'retry' and is_running then
     count_samples(r.s, node, 'retrying', run[1])
     put_later(r.s, node, {lo = lo, hi = hi, attempt = r.attempt + 1, losses = r.losses, resume = resume},
-      now_ms() + step_of(r.s, node.step).delay_ms)
+      node.delay_ms)
     return false
   end
   if state == 'retry' then state = 'cancelled' end
@@ -73,6 +73,13 @@ local function settle_run(r, node, lo, run)
   return true
 end
 
+-- From `lo` on a stretch is settled, the next is not, and so on: `lengths` are theirs, by turns.
+local function announce(s, node, lo, lengths)
+  if node.each_chunks == 0 or #lengths == 0 then return end
+  if #lengths == 1 then return plan_action(s, 'settled', node.n, 0, lo, lo + lengths[1]) end
+  plan_action(s, 'settled_by_turns', node.n, lo, lengths)
+end
+
 local function settle_claim(claim, g, r, node)
   local lo, since = g[2], g[2]
   count_samples(r.s, node, 'running', g[2] - g[3])
@@ -80,16 +87,21 @@ local function settle_claim(claim, g, r, node)
   keep_pace(r.s, r.node, g[3] - g[2], g[5])
   keep_times(r.s, node, g[3] - g[2], g[5])
   keep_reasons(r.s, node, g[6])
+  -- Children hear of settled stretches only: a retry between them is announced when it is settled itself.
+  local lengths, is_settled = {}, false
   for _, run in ipairs(g[4]) do
-    local is_settled = settle_run(r, node, lo, run)
-    if not is_settled then
-      -- Children hear of settled stretches only: a retry between them is announced when it is settled itself.
-      if since < lo and node.each_chunks > 0 then plan_action(r.s, 'settled', node.n, 0, since, lo) end
-      since = lo + run[1]
+    if settle_run(r, node, lo, run) ~= is_settled then
+      is_settled = not is_settled
+      if is_settled and #lengths >= ITEMS then
+        announce(r.s, node, since, lengths)
+        lengths, since = {}, lo
+      end
+      lengths[#lengths + 1] = 0
     end
+    if #lengths > 0 then lengths[#lengths] = lengths[#lengths] + run[1] else since = lo + run[1] end
     lo = lo + run[1]
   end
-  if since < lo and node.each_chunks > 0 then plan_action(r.s, 'settled', node.n, 0, since, lo) end
+  announce(r.s, node, since, lengths)
   r.lo = g[3]
   if r.lo < r.hi then write_claim(w, claim, r) else end_claim(w, claim, r) end
   if is_stopping(r.s) then plan_action(r.s, 'idle') end

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from mrun.engine.errors import MrunError, SpecError
-from mrun.engine.plan.compile import check_plan, compile_plan
+from mrun.engine.plan.check import check_plan
+from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.durations import parse_walltime_s
 from mrun.engine.plan.model import Plan, Token, TokenKind
 from mrun.engine.spec.model import Batch, GitDependency, Text
@@ -49,17 +50,12 @@ def test_what_is_the_shells_stays(cmd):
         (step("s", task_queue="$(X)"), "'$(X)' can't be used in task_queue of step 's': it has no value there."),
         (step("s", task_queue="$(WORKSPACE)"), "'$(WORKSPACE)' can't be used in task_queue"),
         (step("s", task_queue=" "), "The task_queue of step 's' is empty."),
-        (step("s", shell="$(P)"), "A parameter in shell of step 's' is not supported yet."),
         (step("s", walltime="soon"), "'soon' is not a walltime."),
         (step("s", resources={"procs": "many"}), "procs must be a whole number of at least 1, not 'many'."),
-        (step("s", resources={"nodes": "$(P.label)"}), "'$(P.label)' can't be used in nodes of step 's'"),
         (step("s", resources={"nodes": "$(P)x"}), "nodes must be a whole number of at least 1, not '1x'."),
-        (step("s", resources={"exclusive": "$(P)"}), "A parameter in exclusive of step 's' is not supported yet."),
-        (step("s", walltime="$(P)"), "A parameter in walltime of step 's' is not supported yet."),
         (step("s", "$(LAUNCHER)[4p]", resources={"procs": 2}), "'$(LAUNCHER)[4p]' asks for more nodes or procs"),
         (step("s", batch_type="slrum"), "'slrum' is no batch type."),
         (step("s", mode="job"), "'mode: job' of step 's' is not supported yet."),
-        (step("s", is_warm=True), "'warm: true' of step 's' is not supported yet."),
         (step("s", named_resources={"licenses/x": 1}), "Named resources of step 's' are not supported yet."),
         (step("s", "$(MERLIN_PATHS_ALL)"), "'$(MERLIN_PATHS_ALL)' of 200000 samples is longer than any list"),
     ],
@@ -73,7 +69,7 @@ def test_what_compiling_refuses(made_step, expected):
     ("rest", "expected"),
     [
         ({"batch": Batch(type=Text("fluks"))}, "'fluks' is no batch type."),
-        ({"columns": ["X"], "samples_rest": {"files": "lean"}}, "'files: lean' is not supported yet."),
+        ({"columns": ["X"], "samples_rest": {"files": "thin"}}, "'files' must be one of full, lean, packed, not"),
         ({"columns": ["V"]}, "The column label 'V' is also a variable, a parameter or a name of mrun's own."),
         ({"columns": ["v"]}, "The column label 'v' is also a variable"),
         ({"columns": ["P"]}, "The column label 'P' is also a variable"),

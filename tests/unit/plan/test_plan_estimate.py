@@ -24,7 +24,7 @@ from .specs import make_spec, parameter, plan, step
 
 
 def request(path="/nowhere.npy", columns=("X",), generate=None):
-    return SamplesRequest((str(path),), columns, generate, "/bin/bash", 25)
+    return SamplesRequest((str(path),), columns, generate, "/bin/bash")
 
 
 @given(st.integers(1, 3000), st.integers(2, 30))

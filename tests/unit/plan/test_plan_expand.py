@@ -103,7 +103,6 @@ def test_each_all_and_starred_edges(parent, child, depends, expected):
         ([step("a", "$(P)"), step("a_1")], [parameter("P", [1], "%%")], "Steps 'a' and 'a_1' would both have"),
         ([step("s", "$(P)")], [parameter("P", ["x" * 250])], "The instance name"),
         ([step("s")], [parameter("P", [1, 2]), parameter("Q", [1])], "'Q' has 1 values, 'P' has 2."),
-        ([step("s")], [parameter("P", [1, 2], ["a"])], "'P' has 2 values and 1 labels."),
         ([step("s")], [parameter("SPECROOT", [1])], "'SPECROOT' is a name of mrun's own"),
         ([step("s")], [parameter("P", ["$(Q)"]), parameter("Q", [1])], "'$(Q)' can't be used in a value of 'P'"),
         ([step("a b"), step("a_b")], [], "Steps 'a b' and 'a_b' would share the directory 'a_b'."),

@@ -121,6 +121,39 @@ def test_files_that_are_refused(tmp_path, name, content, expected):
     assert expected in refusal(tmp_path / name, ["X"], tmp_path).message
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("s.csv", "X,Y\n1,2\n"),
+        ("s.csv", "# made today\n\n x , y \n1,2\n"),
+        ("s.csv", '"X","Y"\n1,2\n'),
+        ("s.tab", "X\tY\n1\t2\n"),
+        ("s.tab", "X  Y\n1 2\n"),
+        ("s.csv", "X,Y\n"),
+    ],
+)
+def test_a_header_line_is_refused_for_it_would_be_a_sample(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    problem = refusal(tmp_path / name, ["X", "Y"], tmp_path)
+    assert "is the column labels, and a table has no header" in problem.message
+    assert problem.hint == "Remove that line, or begin it with '#'."
+
+
+def test_a_lenient_reading_keeps_a_header_line_as_a_sample(tmp_path):
+    (tmp_path / "s.csv").write_text("X,Y\n1,2\n")
+    warnings = []
+    table = open_samples(tmp_path / "s.csv", ["X", "Y"], tmp_path, warnings.append)
+    assert all_values(table) == [("X", "Y"), ("1", "2")]
+    assert len(warnings) == 1
+    assert warnings[0].endswith("a table has no header: it is taken for a sample.")
+
+
+@pytest.mark.parametrize("first", ["X,1", "Y,X", "# X,Y"])
+def test_what_is_no_header_line(tmp_path, first):
+    (tmp_path / "s.csv").write_text(f"{first}\n1,2\n")
+    assert open_samples(tmp_path / "s.csv", ["X", "Y"], tmp_path).count == (1 if first.startswith("#") else 2)
+
+
 def test_a_directory_is_refused(tmp_path):
     (tmp_path / "s.npy").mkdir()
     assert "can't be read" in refusal(tmp_path / "s.npy", ["X"], tmp_path).message

@@ -343,7 +343,7 @@ MISTAKES = {
         "'run'",
     ),
     "unknown key of run": (
-        run_with("depend: [a]"),
+        run_with("depend: []"),
         "'depend' is no key of the run of step 'sim'.",
         "9:7",
         "Did you mean 'depends'?",
@@ -512,7 +512,7 @@ MISTAKES = {
         "",
     ),
     "worker batch key": (
-        "merlin: {resources: {workers: {w: {batch: {tpe: x}}}}}",
+        "merlin: {resources: {workers: {w: {batch: {tpe: pbs}}}}}",
         "'tpe' is no key of the batch of worker 'w'.",
         "4:44",
         "'type'",

@@ -144,3 +144,15 @@ def test_past_holds_every_sample_that_keeps_its_end(fates: list[Fate], data: st.
         assert (node, chunk, int(count)) == ("0", "0", int(bits.sum()))
         found[bits == 1] = {"past": F, "pastf": X, "pastb": XB}[kind]
     assert found.tolist() == np.where(runs, N, own).tolist()
+
+
+@given(fates=st.lists(st.sampled_from([N, B, F, X, XB]), min_size=1, max_size=40), data=st.data())
+def test_what_never_ended_and_is_not_to_run_is_left_as_cancelled(fates: list[Fate], data: st.DataObject) -> None:
+    own = np.array(fates, np.uint8)
+    runs = np.array(data.draw(st.lists(st.booleans(), min_size=len(fates), max_size=len(fates))))
+    left = np.zeros(len(fates), np.bool_)
+    for name, value in past_of(without([own], [runs]), [runs]):
+        if name.endswith(":pastc"):
+            bitmap = value.partition(b" ")[2]
+            left = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=len(fates)) == 1 if bitmap else ~left
+    assert left.tolist() == (~runs & (own <= B)).tolist()

@@ -1,0 +1,123 @@
+"""What do a thousand idle workers cost the server?
+
+Each has what an idle `mrun work` has: a beat (the worker's own `Pulse`) on one connection; on another one a blocked
+read of its queue's bell, and a look for work whenever that times out. Four processes share them. `commands` tells
+where the time goes. Takes about a minute. Does not show: what they cost their own hosts; a network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from benchmarks.figures import Size, main_of
+from benchmarks.stage import Stage, stage
+from mrun.engine.records import ClaimRequest, WorkerFacts
+from mrun.engine.store.bells import Bells
+from mrun.engine.store.keys import Keys
+from mrun.engine.store.store import Store
+from mrun.engine.work import worker
+from mrun.engine.work.desk import Desk, WorkerOptions
+from mrun.engine.work.pulse import Pulse
+
+NAMESPACE, QUEUE, SLOTS, PROCESSES = "mrun", "idle", 32, 4
+#: Workers begin within so many seconds, so that their beats are spread as those of real workers are.
+SPREAD_S = 4.0
+#: Before it is measured, every worker's first reads have timed out.
+SETTLE_S = 6.0
+
+
+async def _idle_worker(on: Stage, name: str) -> None:
+    """An idle `mrun work` without its guard and its signals. Ends by cancellation."""
+    await anyio.sleep(random.uniform(0, SPREAD_S))
+    store = Store(await on.connect(), NAMESPACE, patience_s=60)
+    bells = Bells(await on.connect(is_blocking=True), NAMESPACE, (QUEUE,))
+    facts = WorkerFacts("benchmark", 1, (QUEUE,), SLOTS)
+    pulse = Pulse(Desk(name, facts, WorkerOptions((QUEUE,), SLOTS)), store)
+    await pulse.beat()
+    async with anyio.create_task_group() as duties:
+        duties.start_soon(pulse.run)
+        while True:
+            await store.claim(name, ClaimRequest(SLOTS, (QUEUE,)))
+            await bells.wait(worker._LOOK_EVERY_S)  # the worker's own period, whatever it is
+
+
+async def _crowd(directory: Path, names: list[str]) -> None:
+    on = Stage(directory)
+    async with anyio.create_task_group() as crowd:
+        for name in names:
+            crowd.start_soon(_idle_worker, on, name)
+
+
+def _run_crowd(directory: Path, names: list[str]) -> None:
+    asyncio.run(_crowd(directory, names))
+
+
+def _load(on: Stage, window_s: float) -> float:
+    """CPU of the server over a window, in percent of a core."""
+    server_s, began = on.server_seconds(), time.perf_counter()
+    time.sleep(window_s)
+    return round(100 * (on.server_seconds() - server_s) / (time.perf_counter() - began), 2)
+
+
+def _commands(on: Stage, window_s: float, most: int = 6) -> dict[str, dict[str, float]]:
+    """The server's busiest commands since its statistics were reset. A script's time holds that of what it calls."""
+    stats = sorted(on.client.info("commandstats").items(), key=lambda item: -item[1]["usec"])
+    return {
+        name.removeprefix("cmdstat_"): {
+            "calls_per_s": round(one["calls"] / window_s, 1),
+            "us_per_call": round(one["usec_per_call"], 1),
+            "core_percent": round(one["usec"] / window_s / 1e4, 2),
+        }
+        for name, one in stats[:most]
+    }
+
+
+def measure(size: Size) -> dict[str, Any]:
+    """The server's load with nobody, then with all workers."""
+    workers, window_s = {Size.SMALLEST: (8, 0.3), Size.QUICK: (1000, 6.0), Size.FULL: (1000, 30.0)}[size]
+    names = [f"idle-{number}" for number in range(workers)]
+    context = multiprocessing.get_context("spawn")
+    with stage() as on:
+        alone = _load(on, min(window_s, 3))
+        crowds = [
+            context.Process(target=_run_crowd, args=(on.directory, names[first::PROCESSES]))
+            for first in range(PROCESSES)
+        ]
+        for one in crowds:
+            one.start()
+        try:
+            while on.client.zcard(Keys(NAMESPACE).named("workers")) < workers:
+                if any(one.exitcode is not None for one in crowds):
+                    raise RuntimeError("The simulated workers have failed; see above.")
+                time.sleep(0.05)
+            time.sleep(0 if size is Size.SMALLEST else SETTLE_S)
+            on.client.config_resetstat()
+            log_bytes = on.log_bytes()
+            load = _load(on, window_s)
+            commands, log_bytes = _commands(on, window_s), on.log_bytes() - log_bytes
+            connected = int(on.client.info("clients")["connected_clients"])
+        finally:
+            for one in crowds:
+                one.terminate()
+                one.join()
+    return {
+        "question": "idle",
+        "workers": workers,
+        "connections": connected,
+        "window_s": window_s,
+        "server_core_percent": load,
+        "server_alone_core_percent": alone,
+        "log_bytes_per_s": round(log_bytes / window_s),
+        "commands": commands,
+    }
+
+
+if __name__ == "__main__":
+    main_of(measure, __doc__)

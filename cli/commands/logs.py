@@ -1,0 +1,87 @@
+"""`mrun logs`: what samples printed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+
+import anyio
+import click
+
+from mrun.cli.commands.restart import find_workspace
+from mrun.cli.commands.retry import parse_ranges
+from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.engine.plan.kept import read_kept
+from mrun.engine.plan.model import Plan
+from mrun.engine.plan.places import JOURNAL_DIR
+from mrun.engine.work.outputs import SampleOutput, Source, sample_outputs
+
+
+def plan_of(invocation: Invocation, selector: str) -> Plan:
+    """The plan that a study's workspace holds. A server is asked only if the selector is no workspace itself.
+
+    Raises:
+        NotFoundError: there is no such study, or its workspace is gone.
+    """
+    if Path(selector, JOURNAL_DIR).is_dir():
+        return read_kept(selector).plan
+
+    async def find() -> str:
+        async with invocation.session() as session:
+            return await find_workspace(session, selector)
+
+    return read_kept(anyio.run(find)).plan
+
+
+@click.command("logs")
+@click.argument("study", metavar="STUDY")
+@click.option("--step", "steps", multiple=True, metavar="S", help="Only samples of this step; may be given again.")
+@click.option("--samples", metavar="RANGES", help="Only these sample numbers, such as 1-10,17.")
+@click.option("--stderr", "is_stderr", is_flag=True, help="What they wrote to stderr. [default: to stdout]")
+@takes_invocation
+def command(invocation: Invocation, study: str, steps: tuple[str, ...], samples: str | None, is_stderr: bool) -> None:
+    """Print what samples printed.
+
+    However the study keeps its files, whether full, lean or packed. With more than one sample, a line before each says
+    whose output follows; not with --quiet. Of a packed sample that ran several times, it is the output of the last
+    execution that ended. STUDY is a study that the server knows, or its workspace, which needs no server.
+
+    \b
+    Examples:
+      $ mrun logs last --step simulate --samples 17
+      $ mrun logs studies/epidemic_20261122-124247 --stderr
+    """
+    ranges = None if samples is None else parse_ranges(samples)
+    found = sample_outputs(plan_of(invocation, study), steps, ranges)
+    output = invocation.output
+    if output.is_json:
+        output.data([_as_json(one, is_stderr=is_stderr) for one in found])
+        return
+    first = list(islice(found, 2))
+    if not first:
+        output.note("no output of such samples is there")
+    _print(chain(first, found), is_stderr=is_stderr, has_heads=len(first) > 1 and not output.is_quiet)
+
+
+def _print(found: Iterator[SampleOutput], *, is_stderr: bool, has_heads: bool) -> None:
+    """As bytes: what a script prints need not be text."""
+    for one in found:
+        if has_heads:
+            sys.stdout.buffer.write(f"==> {one.instance}, sample {one.sample} <==\n".encode("utf-8", "replace"))
+        source = _stream(one, is_stderr=is_stderr)
+        for data in source.chunks() if source else ():
+            sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _as_json(one: SampleOutput, *, is_stderr: bool) -> dict[str, object]:
+    source = _stream(one, is_stderr=is_stderr)
+    text = b"".join(source.chunks()).decode(errors="replace") if source else ""
+    stream = "stderr" if is_stderr else "stdout"
+    return {"step": one.step, "instance": one.instance, "sample": one.sample, "stream": stream, "text": text}
+
+
+def _stream(one: SampleOutput, *, is_stderr: bool) -> Source | None:
+    return one.err if is_stderr else one.out

@@ -1,0 +1,103 @@
+"""`mrun submit`: a command becomes a study that workers can claim."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from mrun.cli.commands.queue import queue_checked, turn_options
+from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.engine.enqueue import Order
+from mrun.engine.errors import UsageError
+from mrun.engine.plan.array import parse_array
+from mrun.engine.submission import Submission, check_submission, prepare_submission
+
+
+# The first word that is no option begins the command: from there on nothing is an option of ours.
+@click.command("submit", context_settings={"allow_interspersed_args": False})
+@click.option("--name", required=True, metavar="NAME", help="The study's name, with which its workspace's begins.")
+@click.option("--array", metavar="IDS", help="Run once for each of these, such as 1-100, 0-99:10 or 1,5,7-9.")
+@click.option(
+    *("--samplesfile", "samples_file"),
+    metavar="FILE",
+    type=click.Path(),
+    help="Run once for each row of this table, .npy, .csv or .tab; copied into merlin_info.",
+)
+@click.option(
+    *("--column-labels", "columns"),
+    metavar="A,B,…",
+    help="Environment variables that hold the columns of --samplesfile. [default: C1,C2,…]",
+)
+@click.option("--queue", metavar="Q", default="merlin", show_default=True, help="Queue that workers take it from.")
+@turn_options
+@click.option(
+    *("--walltime", "--time-limit"),
+    metavar="TIME",
+    help="End a script that runs longer, as failed: [[[d:]h:]m:]s, or seconds. [default: no limit]",
+)
+@click.option(
+    "--max-fails", metavar="N", help="Stop the study when more scripts than this failed: 10, or 5%. [default: never]"
+)
+@click.option("-o", "--output-path", metavar="DIR", help="Parent of the study's workspace. [default: here]")
+@click.argument("words", metavar="[--] COMMAND…", nargs=-1, type=click.UNPROCESSED)
+@takes_invocation
+def command(
+    invocation: Invocation,
+    name: str,
+    array: str | None,
+    samples_file: str | None,
+    columns: str | None,
+    queue: str,
+    priority: int,
+    after: str | None,
+    walltime: str | None,
+    max_fails: str | None,
+    output_path: str | None,
+    words: tuple[str, ...],
+) -> None:
+    """Queue a command as a study, without a YAML.
+
+    Once; or once for each id of --array, which finds it in MRUN_ARRAY_ID, and their number in MRUN_ARRAY_COUNT; or once
+    for each row of --samplesfile, whose cells are in C1, C2, … or the variables that --column-labels names. The number
+    of the script, from 0, is in MRUN_SAMPLE_ID.
+
+    COMMAND runs in the directory where you submit it, with its arguments as they are, and with the variables of its
+    worker; for pipes and variables give it to a shell. What it prints is in NAME_<time>/run/…/run.out and run.err. The
+    study is like any other for status, retry, cancel and so on, and its spec is in the workspace's merlin_info.
+
+    \b
+    Examples:
+      $ mrun submit --name hello -- ./hello.sh 'two words'
+      $ mrun submit --name sweep --array 1-100 --walltime 10:00 -- bash -c './simulate --seed $MRUN_ARRAY_ID'
+      $ mrun submit --name fit --samplesfile points.csv --column-labels X,Y -- bash -c 'python3 fit.py "$X" "$Y"'
+      $ mrun submit --name plot --after last -- python3 plot.py
+    """
+    _check_words(words, array, samples_file, columns)
+    submission = Submission(
+        name,
+        words,
+        str(Path.cwd()),
+        parse_array(array) if array is not None else None,
+        samples_file,
+        tuple(label.strip() for label in columns.split(",")) if columns is not None else (),
+        queue,
+        walltime,
+        max_fails,
+    )
+    order = Order("", output_path=output_path, parent_study=os.environ.get("MRUN_STUDY", ""), priority=priority)
+    queue_checked(invocation, check_submission(submission, order, os.environ), prepare_submission, after)
+
+
+def _check_words(words: tuple[str, ...], array: str | None, samples_file: str | None, columns: str | None) -> None:
+    if not words:
+        raise UsageError(
+            "There is no command to run.", hint="For example: mrun submit --name sweep --array 1-100 -- ./simulate.sh"
+        )
+    if array is not None and samples_file is not None:
+        hint = "Take --samplesfile: the number of the row, from 0, is in MRUN_SAMPLE_ID."
+        raise UsageError("--array and --samplesfile can't be given both.", hint=hint)
+    if columns is not None and samples_file is None:
+        hint = "For example: --samplesfile points.csv --column-labels X,Y"
+        raise UsageError("--column-labels was given without --samplesfile.", hint=hint)

@@ -1,0 +1,82 @@
+"""Draft terms → the terms of nodes, with the numbers of their classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from mrun.engine.plan.model import Terms
+from mrun.engine.plan.steps import DraftStep
+
+#: A study with more classes has coarser ones. Each is a stream on the server, which claims look through.
+CLASSES_MOST = 64
+#: Then walltimes of one class differ by less than a fifth: so many classes for each doubling.
+_CLASSES_A_DOUBLING = 4
+
+_Needs = tuple[tuple[tuple[str, str], ...], float | None]
+
+
+class NodeTerms(msgspec.Struct, frozen=True):
+    """The different terms of a step's nodes; and which each node has, () if there is only one."""
+
+    different: tuple[Terms, ...]
+    of_nodes: tuple[int, ...]
+
+
+class Classes:
+    """Numbers the classes of a study, in the order in which its steps come to them."""
+
+    def __init__(self, steps: Sequence[DraftStep]) -> None:
+        found = {(step.terms.needs, terms.walltime_s) for step in steps for terms in step.terms.different}
+        self._is_coarse = len(found) > CLASSES_MOST
+        self._numbers: dict[_Needs, int] = {}
+
+    def node_terms(self, step: DraftStep, rows: Sequence[int], size: int) -> NodeTerms:
+        """The terms of a step's nodes.
+
+        Args:
+            rows: the parameter row of each node.
+            size: samples of each node.
+        """
+        picked = [step.terms.of_rows[row] for row in rows] if step.terms.of_rows else [0]
+        terms_of = {number: self._terms(step, number, size) for number in dict.fromkeys(picked)}
+        # What differs in the spec need not make a difference: a launcher that no script uses, for example.
+        numbers: dict[Terms, int] = {}
+        position = {number: numbers.setdefault(terms, len(numbers)) for number, terms in terms_of.items()}
+        return NodeTerms(tuple(numbers), tuple(position[number] for number in picked) if len(numbers) > 1 else ())
+
+    def _terms(self, step: DraftStep, number: int, size: int) -> Terms:
+        draft = step.terms.different[number]
+        return Terms(
+            shell=draft.shell,
+            max_retries=draft.max_retries,
+            retry_delay_s=draft.retry_delay_s,
+            walltime_s=draft.walltime_s,
+            on_failure=draft.on_failure,
+            max_losses=draft.max_losses,
+            chunk=draft.chunk,
+            max_fails=_max_fails(draft.max_fails, size),
+            max_fails_percent=_percent(draft.max_fails),
+            resource_class=self._class(step.terms.needs, draft.walltime_s),
+            script_ending=".sh" if draft.launching.batch_type == "local" else ".slurm.sh",
+            texts=tuple(column[number] for column in step.scripts.columns),
+        )
+
+    def _class(self, needs: tuple[tuple[str, str], ...], walltime_s: float | None) -> int:
+        if walltime_s is not None and self._is_coarse:
+            walltime_s = 2 ** (math.ceil(math.log2(walltime_s) * _CLASSES_A_DOUBLING) / _CLASSES_A_DOUBLING)
+        return self._numbers.setdefault((needs, walltime_s), len(self._numbers))
+
+
+def _max_fails(text: str | None, size: int) -> int | None:
+    """A number of samples; a percentage is one of the node's, rounded down."""
+    if text is None:
+        return None
+    percent = _percent(text)
+    return int(text) if percent is None else int(size * percent / 100)
+
+
+def _percent(text: str | None) -> float | None:
+    return float(text[:-1]) if text is not None and text.endswith("%") else None

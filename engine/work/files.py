@@ -1,0 +1,189 @@
+"""The files of a sample: what is made before it runs, and what is kept of it. Three ways; the plan says which.
+
+    full     script, .out, .err and marker in a directory of its own (SPEC-LANGUAGE §3)
+    lean     a directory of its own, with .out and .err if there is something in them
+    packed   nothing of its own: output goes to one file for each worker
+
+A way is asked in this order: `prepare` → the sample runs → `keep` if it ended → `release`, always. Slots and executions
+do not know which way it is. File operations are synchronous on purpose: they are small and local to the step, and a
+thread for each would cost more than it hides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from mrun.engine.plan.render import NodeText
+from mrun.engine.records import MAY_HAVE_STARTED, RESUMES, Claim
+from mrun.engine.work.descriptors import write_all
+from mrun.engine.work.outcomes import Exit
+from mrun.engine.work.processes import Running, Stream
+from mrun.engine.work.studies import WorkedStudy
+
+MARKER = "MERLIN_FINISHED"
+_SCRIPT_MODE = 0o755
+_OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+_OPEN_MARKER = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+
+
+class Instance(msgspec.Struct, frozen=True):
+    """A sample that is to be run, of a claim."""
+
+    study: WorkedStudy
+    text: NodeText
+    claim: Claim
+    sample: int
+
+    @property
+    def may_have_started(self) -> bool:
+        """Whether a worker that was lost had this sample in hand, and may have begun with it."""
+        return self.claim.losses > 0 or self.claim.resume == MAY_HAVE_STARTED
+
+    def script(self, *, is_restart: bool = False) -> bytes:
+        """The text of its script, or of its restart script."""
+        study = self.study
+        values: Sequence[str] = ()
+        if study.samples is not None and self.text.step.uses_samples:
+            values = study.samples.values(self.sample)
+        return self.text.script_text(self.sample, values, is_restart=is_restart).encode("utf-8", "surrogateescape")
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """What to start, and where."""
+
+    instance: Instance
+    #: Its working directory.
+    directory: str
+    #: The path under which the interpreter finds the script.
+    script: str
+    #: The interpreter's words, if the script can't be started by itself.
+    interpreter: tuple[str, ...]
+    out: Stream
+    err: Stream
+    #: An execution began before, and did not end by itself.
+    is_resumed: bool
+    #: What the sample leaves running in its process group is ended with it.
+    ends_group: bool
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """How it ended, as far as files care."""
+
+    end: Exit
+    #: It ended by itself with code 0, in time.
+    is_finished: bool
+    #: The sample belongs to another worker by now.
+    is_lost: bool
+    #: What ran it, which knows whether others of its process group live on and may still write. Asking is a call.
+    process: Running
+
+
+class Files(Protocol):
+    """One way of keeping files. One object for each worker.
+
+    `prepare` and `keep` raise OSError if the workspace, or the place for scratch files, can't be written; what they
+    made is taken back, or can be made again.
+    """
+
+    def prepare(self, instance: Instance) -> Ready:
+        """Make all that the sample needs to start."""
+        ...
+
+    def keep(self, ready: Ready, ended: Ended) -> None:
+        """Keep what it left. Not called if nobody knows how it ended."""
+        ...
+
+    def release(self, ready: Ready) -> None:
+        """The sample does not run any more, or never did; once for each that was prepared. Raises nothing."""
+        ...
+
+    def never_ran(self, ready: Ready) -> None:
+        """It was prepared and could not be started: nothing may say that it was. Before `release`; raises nothing."""
+        ...
+
+    def close(self) -> None:
+        """No sample will come any more."""
+        ...
+
+
+class FullFiles:
+    """Everything that Merlin's users know: scripts, .out, .err and the marker, in the sample's directory."""
+
+    def prepare(self, instance: Instance) -> Ready:
+        """Directory and scripts. An execution that was lost and may still write keeps its own .out and .err."""
+        text = instance.text
+        directory = text.sample_directory(instance.sample)
+        is_again = not make_directory(directory, instance.study.plan.workspace)
+        stem = f"{directory}/{text.instance_name}"
+        out, err = f"{stem}.out", f"{stem}.err"
+        is_resumed = instance.claim.resume == RESUMES
+        if is_again:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{directory}/{MARKER}")
+            if instance.may_have_started and os.path.exists(out):
+                is_resumed = True
+                move_aside(out, instance.claim.number)
+                move_aside(err, instance.claim.number)
+        script = f"{directory}/{text.script_name()}"
+        write_script(script, instance.script(), is_again=is_again)
+        if text.step.restart is not None:
+            restart = f"{directory}/{text.script_name(is_restart=True)}"
+            write_script(restart, instance.script(is_restart=True), is_again=is_again)
+            script = restart if is_resumed else script
+        return Ready(instance, directory, script, (), out, err, is_resumed, ends_group=False)
+
+    def keep(self, ready: Ready, ended: Ended) -> None:
+        """Leave the empty file that users' own scripts look for."""
+        if ended.is_finished:
+            os.close(os.open(f"{ready.directory}/{MARKER}", _OPEN_MARKER, 0o666))
+
+    def release(self, ready: Ready) -> None:
+        """Nothing is held."""
+
+    def never_ran(self, ready: Ready) -> None:
+        """Without .out nothing says that it did."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def make_directory(path: str, workspace: str) -> bool:
+    """Make it and what is above it, but not the workspace: that was made when the study was queued. True if it is new.
+
+    Raises:
+        FileNotFoundError: the workspace is gone. To make it anew would hide that all that was in it is lost.
+    """
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        if not os.path.isdir(workspace):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), workspace) from None
+        os.makedirs(path, exist_ok=True)
+    return True
+
+
+def move_aside(path: str, claim: int) -> None:
+    """Give the output of an execution that was lost another name; the writer follows its file."""
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, f"{path}.lost-{claim}")
+
+
+def write_script(path: str, text: bytes, *, is_again: bool) -> None:
+    """Write a script that can be run. `is_again`: there may be one."""
+    # A shell reads its script as it goes: an execution that we believe dead may be in the middle of the old file.
+    target = f"{path}.new" if is_again else path
+    fd = os.open(target, _OPEN_NEW, _SCRIPT_MODE)
+    try:
+        write_all(fd, text)
+    finally:
+        os.close(fd)
+    if is_again:
+        os.rename(target, path)

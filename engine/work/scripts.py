@@ -1,0 +1,95 @@
+"""Scripts of samples that get no script file of their own, and the one of their node for people to read.
+
+A sample's script is the same text as ever: values are put into it, never handed over as variables, which no rule of
+quoting could make the same. It lies in memory, and the shell reads it under `/proc/<worker>/fd/<n>`. Where that could
+be told, or does not work, it is a file in the sample's directory, and is removed when the sample has ended: with an
+interpreter other than the known shells (Python looks for modules beside its script), when the text asks for its own
+name, and with a launcher that may start it elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+
+import msgspec
+
+from mrun.engine.plan.render import NodeText
+from mrun.engine.work.descriptors import high, write_all
+from mrun.engine.work.files import Instance, write_script
+
+_SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh"})
+#: A text that may ask what its file is called.
+_ASKS_NAME = re.compile(rb"\$\{?#?0|BASH_SOURCE|ZSH_|caller|funcfiletrace|/proc/|%[xN]")
+
+
+class PassedScript(msgspec.Struct, frozen=True):
+    """A script that is there as long as its sample runs."""
+
+    path: str
+    #: The interpreter's words; () for a file, that is started by itself.
+    interpreter: tuple[str, ...] = ()
+    #: Where it lies in memory; -1: it is a file.
+    fd: int = -1
+
+    def remove(self) -> None:
+        """The sample does not run any more."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            return
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+
+
+class ScriptPasser:
+    """Gives samples their scripts without a file, where that can't be told from one."""
+
+    def __init__(self, *, is_local: bool) -> None:
+        self._is_local = is_local
+        self._folder = f"/proc/{os.getpid()}/fd/"
+        self._shell = ""
+        self._words: tuple[str, ...] = ()
+
+    def give(self, instance: Instance, directory: str, *, is_resumed: bool) -> PassedScript:
+        """The script of a sample, or its restart script. Raises OSError."""
+        text = instance.text
+        is_restart = is_resumed and text.step.restart is not None
+        script = instance.script(is_restart=is_restart)
+        if text.shell != self._shell:
+            self._shell, self._words = text.shell, interpreter_words(text.shell)
+        if not self._is_local or not _is_shell(self._words) or _ASKS_NAME.search(script):
+            path = f"{directory}/{text.script_name(is_restart=is_restart)}"
+            write_script(path, script, is_again=True)
+            return PassedScript(path)
+        fd = high(os.memfd_create(text.instance_name[:200]))
+        try:
+            write_all(fd, script)
+        except OSError:
+            os.close(fd)
+            raise
+        return PassedScript(f"{self._folder}{fd}", self._words, fd)
+
+
+def interpreter_words(shell: str) -> tuple[str, ...]:
+    """What the kernel makes of the words behind `#!`: a program, and all the rest as one argument."""
+    program, _, rest = shell.strip(" \t").replace("\t", " ").partition(" ")
+    rest = rest.strip(" ")
+    return (program, rest) if rest else (program,)
+
+
+def keep_node_scripts(text: NodeText, columns: tuple[str, ...]) -> None:
+    """Leave the scripts of a node with `$(…)` where its samples differ, if they are not there. Raises OSError."""
+    os.makedirs(text.directory, exist_ok=True)
+    for is_restart in (False, True) if text.step.restart is not None else (False,):
+        path = f"{text.directory}/{text.script_name(is_restart=is_restart)}"
+        if not os.path.exists(path):
+            write_script(path, text.pattern(columns, is_restart=is_restart).encode("utf-8", "surrogateescape"),
+                         is_again=True)  # fmt: skip
+
+
+def _is_shell(words: tuple[str, ...]) -> bool:
+    name = os.path.basename(words[0])
+    if name == "env" and len(words) > 1:
+        name = words[1]
+    return name in _SHELLS

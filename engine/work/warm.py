@@ -1,0 +1,303 @@
+"""Samples in warm shells: who runs in which, how to signal it, and how it ended.
+
+A step asks for it (`warm: true`), and `plan/warm.py` refuses what a script could tell it by. A sample behaves as one
+that was started cold. What differs is listed in docs/specs.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections.abc import Mapping
+
+import anyio
+import msgspec
+import structlog
+
+from mrun.engine.plan.model import PlanStep
+from mrun.engine.work.outcomes import Exit
+from mrun.engine.work.processes import Stream, Watcher
+from mrun.engine.work.warm_shell import WarmShell, WarmShellError, quoted, setup_text
+
+#: A signal that came before its sample was forked is tried again so often.
+_RETRY_SIGNAL_S = 0.01
+#: A status above it is a signal's, or a code's.
+_SIGNAL_BASE = 128
+#: What bash expands in the value of BASH_ENV.
+_EXPANDED = frozenset(b"$`~\\")
+#: No other directory, but one that is entered later is exported.
+_NO_OLDPWD = b"unset OLDPWD\nexport OLDPWD\n"
+#: A shell that could not be started is left alone for so long.
+_UNFIT_S = 60.0
+#: Arithmetic, values in braces, constants, and files that may hold such: what bash may give up a line for.
+_MAY_GIVE_UP = re.compile(
+    r"\(\(|\$\[|\$\{(?!\w+\})|\w\[|(?<!\w)E?UID=|(?:^|[\s;&|(])\.\s|"
+    r"(?<!\w)(?:let|readonly|declare|typeset|local|export|eval|source|shopt|read|unset)(?!\w)",
+    re.MULTILINE,
+)
+_GROUP = re.compile(rb"^(\d+)$", re.MULTILINE)
+
+log = structlog.get_logger()
+
+
+class WarmScript(msgspec.Struct, frozen=True):
+    """A script to run, and all that belongs to it."""
+
+    #: The words behind `#!`.
+    shell: str
+    path: str
+    directory: str
+    #: All of it. What the shells were not started with is exported for this sample.
+    environment: Mapping[bytes, bytes]
+    out: Stream
+    err: Stream
+    #: What is left of its group is killed when it ends.
+    ends_group: bool = False
+    #: See `needs_whole_shell`; only for bash.
+    is_whole: bool = False
+
+
+def needs_whole_shell(step: PlanStep) -> bool:
+    """Whether a script of that step may hold a mistake for which bash gives up a line, and a subshell the script.
+
+    Then the subshell is made a shell of its own, which costs half as much again. dash gives up the script.
+    """
+    pieces = (*step.cmd, *(step.restart or ()))
+    return any(may_give_up_line(piece) for piece in pieces if isinstance(piece, str))
+
+
+def may_give_up_line(script: str) -> bool:
+    """Whether there is anything in a script for which bash would go on with the next line."""
+    return _MAY_GIVE_UP.search(script) is not None
+
+
+def is_bash(shell: str) -> bool:
+    """Whether the words behind `#!` mean bash, as bash."""
+    return os.path.basename(shell.split()[-1]) == "bash"
+
+
+class WarmShells:
+    """The warm shells of one worker: as many as samples ran at once, of each kind."""
+
+    def __init__(self, environment: Mapping[bytes, bytes], watcher: Watcher) -> None:
+        # bash reads that file when it starts. Here each sample does, as if it had a shell of its own.
+        self._environment = {name: value for name, value in environment.items() if name != b"BASH_ENV"}
+        self._watcher = watcher
+        self._idle: dict[str, list[WarmShell]] = {}
+        #: Shells that could not be started, and when that may be tried again.
+        self._unfit_until: dict[str, float] = {}
+
+    def start(self, script: WarmScript) -> WarmProcess | None:
+        """Start a script in a shell that is free, or in a new one.
+
+        Returns:
+            None if that shell can't be kept warm here: start the script cold.
+
+        Raises:
+            ValueError: there is a NUL in a name.
+        """
+        shell = script.shell
+        has_expansion = is_bash(shell) and _EXPANDED.intersection(script.environment.get(b"BASH_ENV", b""))
+        if has_expansion or time.monotonic() < self._unfit_until.get(shell, 0.0):
+            return None
+        text = self._text(script)
+        idle = self._idle.setdefault(shell, [])
+        while idle:
+            chosen = idle.pop()
+            if chosen.begin(text, is_whole=script.is_whole):
+                return WarmProcess(chosen, idle, ends_group=script.ends_group)
+            chosen.discard()
+        fresh = self._open(shell)
+        if fresh is None:
+            return None
+        if not fresh.begin(text, is_whole=script.is_whole):
+            fresh.discard()
+            return None
+        return WarmProcess(fresh, idle, ends_group=script.ends_group)
+
+    def close(self) -> None:
+        """End the shells that are free. Nothing may run any more."""
+        for idle in self._idle.values():
+            while idle:
+                idle.pop().discard()
+
+    def _open(self, shell: str) -> WarmShell | None:
+        try:
+            return WarmShell(shell.split(), self._environment, self._watcher)
+        except (OSError, WarmShellError) as error:
+            self._unfit_until[shell] = time.monotonic() + _UNFIT_S
+            log.warning("warm_shell_refused", shell=shell, why=str(error), does="starts samples cold for a minute")
+            return None
+
+    def _text(self, script: WarmScript) -> bytes:
+        """What the subshell reads."""
+        known, environment = self._environment, script.environment
+        parts = [setup_text(script.directory, script.out, script.err)]
+        parts += [
+            b"export %b=%b\n" % (name, quoted(value)) for name, value in environment.items() if known.get(name) != value
+        ]
+        # A shell that has just started does not remember another directory than the one it was told of.
+        parts.append(b"export OLDPWD=%b\n" % quoted(environment[b"OLDPWD"]) if b"OLDPWD" in environment else _NO_OLDPWD)
+        if script.is_whole:
+            parts.append(b"SHLVL=%d\n" % _next_level(environment))
+        if is_bash(script.shell) and (first := environment.get(b"BASH_ENV")):
+            parts.append(b"if [ -r %b ]; then . %b; fi\n" % (quoted(first), quoted(first)))
+        parts.append(b". %b\n" % quoted(script.path))
+        text = b"".join(parts)
+        if b"\0" in text:
+            raise ValueError("embedded null byte")
+        return text
+
+
+class WarmProcess:
+    """A sample that a warm shell runs: a process group of its own, whose leader is the subshell."""
+
+    def __init__(self, shell: WarmShell, idle: list[WarmShell], *, ends_group: bool) -> None:
+        self._shell, self._idle = shell, idle
+        self._ends_group = ends_group
+        self._began = time.monotonic()
+        self._group: int | None = None
+        self._said = b""
+        self._unsent: int | None = None
+        self._is_shell_killed = False
+        self._end: Exit | WarmShellError | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        shell.sample = self
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._began
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its files were opened, and its script may have been read."""
+        return self._find_group() is not None
+
+    @property
+    def has_left_others(self) -> bool:
+        """Whether processes of its group live on after it."""
+        group = self._find_group()
+        return group is not None and _signal_group(group, 0)
+
+    async def wait(self) -> Exit:
+        """Wait for its end; safe to cancel and to call again.
+
+        Raises:
+            WarmShellError: nobody knows how it ended, or it could not begin. It does not run any more.
+        """
+        while self._end is None:
+            self._waiting = asyncio.get_running_loop().create_future()
+            if self._unsent is None:
+                await self._waiting
+                continue
+            with anyio.move_on_after(_RETRY_SIGNAL_S):
+                await self._waiting
+            if self._unsent is not None:
+                self.signal(self._unsent)
+        if isinstance(self._end, WarmShellError):
+            raise self._end
+        return self._end
+
+    def signal(self, number: int) -> None:
+        """Signal the whole group; nothing happens if it is gone. One that comes before there is a group is kept."""
+        self._unsent = None
+        if self._end is not None:
+            return
+        if (group := self._find_group()) is not None:
+            _signal_group(group, number)
+        elif (child := self._shell.child()) is not None:
+            # It is about to open its files, and may not yet have become the leader of its group.
+            if not _signal_group(child, number):
+                self._unsent = number
+        elif number == signal.SIGKILL:
+            self._is_shell_killed = True
+            self._shell.kill()
+        else:
+            self._unsent = number
+
+    def close(self) -> None:
+        """Forget it. If it still runs it is killed, and its shell with it."""
+        shell = self._shell
+        shell.sample = None
+        if isinstance(self._end, Exit) and not shell.is_dead:
+            self._idle.append(shell)
+            return
+        self.signal(signal.SIGKILL)
+        self._said += shell.discard()
+        self._kill_group()
+
+    def note_status(self, status: bytes) -> None:
+        """The shell says how it ended, or that it was stopped."""
+        group = self._find_group()
+        if status == b"stopped":
+            if group is not None:
+                self._shell.watch_stopped(group)
+            return
+        code = int(status)
+        self._said += self._shell.hear()
+        if code > _SIGNAL_BASE and not _is_code_in(self._said, code):
+            code = _SIGNAL_BASE - code
+        if self._find_group() is None and code >= 0:
+            self._finish(WarmShellError(f"A warm shell could not begin a sample: {_first_line(self._said)}."))
+        else:
+            self._finish(Exit(code, elapsed_ms=1000 * self.elapsed_s))
+        if self._ends_group:
+            self._kill_group()
+
+    def note_death(self) -> None:
+        """The shell is gone. If there was a subshell, it has said its number by now, or never will."""
+        self._kill_group()
+        if self._is_shell_killed:
+            self._finish(Exit(-signal.SIGKILL, elapsed_ms=1000 * self.elapsed_s))
+        else:
+            self._finish(WarmShellError("A warm shell died while it ran a sample.", has_begun=self.has_begun))
+
+    def _find_group(self) -> int | None:
+        if self._group is None:
+            self._said += self._shell.hear()
+            found = _GROUP.search(self._said)
+            self._group = int(found[1]) if found else None
+        return self._group
+
+    def _kill_group(self) -> None:
+        # The shell may have reaped its leader a moment ago; numbers are given out in turn, so nobody else has it yet.
+        if (group := self._find_group()) is not None:
+            _signal_group(group, signal.SIGKILL)
+
+    def _finish(self, end: Exit | WarmShellError) -> None:
+        self._end = end
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+def _is_code_in(said: bytes, code: int) -> bool:
+    """Whether the shell's line on its job says that it was a code: `[1]+  Exit 143`, `[1] + Done(143)`."""
+    return re.search(rb"^\[\d+\].*\D%d\D" % code, said, re.MULTILINE) is not None
+
+
+def _first_line(said: bytes) -> str:
+    lines = said.decode(errors="replace").split("\n")
+    return next((line.strip() for line in lines if line.strip() and not line.startswith("[")), "it did not say why")
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """False if there is no such group."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _next_level(environment: Mapping[bytes, bytes]) -> int:
+    """How deep bash would say that it is nested."""
+    try:
+        return max(0, int(environment.get(b"SHLVL", b"0")) + 1)
+    except ValueError:
+        return 1

@@ -1,0 +1,297 @@
+"""One warm shell: a shell that stays, and forks a subshell for each sample. It saves the exec, and the shell's start.
+
+It has three pipes and no other descriptor, so that nothing of it can leak into a sample:
+
+    stdin    a line for each sample: go
+    stdout   a line back: the exit status
+    stderr   what nobody waits for: the process id of the sample, once its files are open; what the shell has to say
+
+What to do stands in a file in memory, which the subshell reads through /proc: directory, files, variables, script. So
+texts of any length and with any characters pass, and the shell's slow `read` has one byte to read.
+
+Job control (`set -m`) gives each sample its process group. dash has it only on a terminal: it is given a pseudo
+terminal, and that is closed before the first sample; what stays is a session of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from mrun.engine.errors import MrunError
+from mrun.engine.work.processes import Stream, Watcher
+
+#: A shell that is not ready within this time is not waited for.
+_READY_WITHIN_S = 2.0
+#: How long the engine waits for the subshell of a shell that it killed to say who it is.
+_SETUP_WITHIN_S = 0.5
+#: As much as a pipe holds.
+_PIPE_BYTES = 65536
+
+#: dash makes a terminal its own by opening it, as the leader of a session. The hang-up that follows must not end it.
+_TERMINAL = "trap '' HUP\nexec 3<>{terminal} 3>&-\n"
+#: The path is in a variable, for a shell that names its jobs shows their words, and numbers there would mislead.
+#: A job that was stopped is not waited for any more by dash, until something else makes it look at its children.
+_LOOP = """set -m
+case $- in *m*) echo ready ;; *) echo refused ;; esac
+read -r mrun_line
+trap - HUP
+mrun_path={path}
+while read -r mrun_line; do
+    case $mrun_line in
+        whole) ( exec "$mrun_path" ) & ;;
+        again) while kill -0 $! 2>/dev/null; do mrun_line=$(:); done ;;
+        *) ( . "$mrun_path" ) & ;;
+    esac
+    wait $!
+    mrun_code=$?
+    if [ $mrun_code -gt 128 ]; then
+        jobs >&2
+        if kill -0 $! 2>/dev/null; then mrun_code=stopped; fi
+    fi
+    echo $mrun_code
+done
+"""
+#: The subshell says its number when nothing of what is no fault of the sample can fail any more.
+_SETUP = b"""cd -P %b || exit
+exec </dev/null >>%b 3>&2 2>>%b || exit
+read -r mrun_line </proc/self/stat
+echo "${mrun_line%%%% *}" >&3
+exec 3>&-
+set +m
+unset mrun_line mrun_code mrun_path
+"""
+
+
+class WarmShellError(MrunError):
+    """A warm shell could not be started, could not open its sample's files, or died: no fault of the sample."""
+
+    is_retryable = True
+
+    def __init__(self, message: str, *, has_begun: bool = False) -> None:
+        super().__init__(message)
+        #: The script may have done something.
+        self.has_begun = has_begun
+
+
+class Sample(Protocol):
+    """Hears what becomes of the sample that a shell runs."""
+
+    def note_status(self, status: bytes) -> None:
+        """The shell says how it ended, or that it was stopped."""
+
+    def note_death(self) -> None:
+        """The shell is gone, and the sample, if it had begun, has said its number."""
+
+
+def setup_text(directory: str, out: Stream, err: Stream) -> bytes:
+    """What a subshell does first. The directory by its physical name, as a shell that starts in it would have it."""
+    return _SETUP % (quoted(directory), _stream_word(out), _stream_word(err))
+
+
+def quoted(text: str | bytes) -> bytes:
+    """One word of the shell."""
+    return b"'" + os.fsencode(text).replace(b"'", b"'\\''") + b"'"
+
+
+class WarmShell:
+    """A shell's process, its pipes, and the file in which it reads what to do. Runs one sample at a time."""
+
+    def __init__(self, words: Sequence[str], environment: Mapping[bytes, bytes], watcher: Watcher) -> None:
+        """Start it and wait until it is ready: some milliseconds.
+
+        Raises:
+            OSError: the kernel could not start it.
+            WarmShellError: it has no job control here, or did not answer in time.
+        """
+        self.sample: Sample | None = None
+        self.is_dead = False
+        self._watcher = watcher
+        self._rest = b""
+        self._stopped_fd: int | None = None
+        self._orders = os.memfd_create("mrun-warm")
+        try:
+            os.fchmod(self._orders, 0o700)
+            self._popen = _start(words, environment, f"/proc/{os.getpid()}/fd/{self._orders}")
+        except BaseException:
+            os.close(self._orders)
+            raise
+        self._go, self._status, self._speech = _pipes(self._popen)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._status, self._note)
+        watcher.began(self._popen.pid)
+
+    def begin(self, text: bytes, *, is_whole: bool) -> bool:
+        """Run a text in a subshell. False: this shell is dead, and did nothing.
+
+        Args:
+            is_whole: bash makes a shell of its own of the subshell, without exec: that costs half as much again.
+        """
+        self.hear()
+        os.pwrite(self._orders, text, 0)
+        os.ftruncate(self._orders, len(text))
+        return not self.is_dead and self._tell(b"whole\n" if is_whole else b"\n")
+
+    def hear(self) -> bytes:
+        """What it and its subshell said since the last time."""
+        return _read_now(self._speech) if self._speech >= 0 else b""
+
+    def child(self) -> int | None:
+        """Its subshell, if it has forked one."""
+        with contextlib.suppress(OSError), open(f"/proc/{self._popen.pid}/task/{self._popen.pid}/children") as file:
+            return next(map(int, file.read().split()), None)
+        return None
+
+    def watch_stopped(self, pid: int) -> None:
+        """The end of a stopped job is no news to a shell: so hear of that, and let the shell look again."""
+        try:
+            self._stopped_fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._tell(b"again\n")
+            return
+        self._loop.add_reader(self._stopped_fd, self._note_end_of_stopped)
+
+    def kill(self) -> None:
+        """Kill the shell alone."""
+        self._popen.kill()
+
+    def discard(self) -> bytes:
+        """Kill it, and let go of all that belongs to it; what it and its subshell still said."""
+        if not self.is_dead:
+            self._note_death()
+        self._popen.kill()
+        said = _read_until_closed(self._speech)
+        self._speech = -1
+        _close(self._popen)
+        os.close(self._orders)
+        self._watcher.ended(self._popen.pid)
+        return said
+
+    def _tell(self, line: bytes) -> bool:
+        try:
+            os.write(self._go, line)
+        except BrokenPipeError:
+            return False
+        return True
+
+    def _note(self) -> None:
+        data = _read_now(self._status)
+        if not data:
+            self._note_death()
+            if self.sample is not None:
+                self.sample.note_death()
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if self.sample is not None:
+                self.sample.note_status(line)
+
+    def _note_death(self) -> None:
+        self.is_dead = True
+        self._loop.remove_reader(self._status)
+        self._forget_stopped()
+
+    def _note_end_of_stopped(self) -> None:
+        self._forget_stopped()
+        self._tell(b"again\n")
+
+    def _forget_stopped(self) -> None:
+        if self._stopped_fd is not None:
+            self._loop.remove_reader(self._stopped_fd)
+            os.close(self._stopped_fd)
+            self._stopped_fd = None
+
+
+def _start(words: Sequence[str], environment: Mapping[bytes, bytes], path: str) -> subprocess.Popen[bytes]:
+    loop = _LOOP.format(path=path)
+    if os.path.basename(words[-1]) == "bash":
+        popen = _popen((*words, "-c", loop), environment)
+        _await_ready(popen)
+    else:
+        controller, terminal = os.openpty()
+        try:
+            head = _TERMINAL.format(terminal=os.ttyname(terminal))
+            popen = _popen((*words, "-c", head + loop), environment, has_session=True)
+            _await_ready(popen)
+        finally:
+            os.close(terminal)
+            os.close(controller)
+    os.write(_pipes(popen)[0], b"\n")
+    return popen
+
+
+def _popen(
+    words: Sequence[str], environment: Mapping[bytes, bytes], *, has_session: bool = False
+) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        words,
+        bufsize=0,
+        cwd="/",
+        env=environment,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        start_new_session=has_session,
+        process_group=None if has_session else 0,
+    )
+
+
+def _await_ready(popen: subprocess.Popen[bytes]) -> None:
+    _, status, speech = _pipes(popen)
+    answers = select.poll()
+    answers.register(status, select.POLLIN)
+    if answers.poll(1000 * _READY_WITHIN_S) and _read_now(status) == b"ready\n":
+        return
+    popen.kill()
+    said = _read_until_closed(speech)
+    _close(popen)
+    raise WarmShellError(f"It has no job control here: {said.decode(errors='replace').strip() or 'it did not answer'}")
+
+
+def _pipes(popen: subprocess.Popen[bytes]) -> tuple[int, int, int]:
+    """Its stdin, stdout and stderr; the last two do not block."""
+    assert popen.stdin is not None
+    assert popen.stdout is not None
+    assert popen.stderr is not None
+    go, status, speech = popen.stdin.fileno(), popen.stdout.fileno(), popen.stderr.fileno()
+    os.set_blocking(status, False)
+    os.set_blocking(speech, False)
+    return go, status, speech
+
+
+def _close(popen: subprocess.Popen[bytes]) -> None:
+    """Reap a shell that was killed, and close its pipes."""
+    popen.wait()
+    for pipe in (popen.stdin, popen.stdout, popen.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+def _stream_word(stream: Stream) -> bytes:
+    return quoted(stream) if isinstance(stream, str) else b"/proc/%d/fd/%d" % (os.getpid(), stream)
+
+
+def _read_now(fd: int) -> bytes:
+    """What a pipe holds; nothing if it is empty, or closed."""
+    try:
+        return os.read(fd, _PIPE_BYTES)
+    except BlockingIOError:
+        return b""
+
+
+def _read_until_closed(fd: int) -> bytes:
+    """What a pipe holds when its last writer has gone, or the patience with it."""
+    deadline = time.monotonic() + _SETUP_WITHIN_S
+    news = select.poll()
+    news.register(fd, select.POLLIN)
+    said = b""
+    while news.poll(max(0.0, 1000 * (deadline - time.monotonic()))) and (data := _read_now(fd)):
+        said += data
+    return said
