@@ -51,10 +51,11 @@ _Answer = TypeVar("_Answer")
 
 
 def _move_text(name: str) -> str:
-    """A move's script: its shebang, then the prelude, then the rest."""
+    """A move's script: its shebang, then the prelude, then the rest; but what stands above a mark comes before it."""
     moves = resources.files("mrun.engine.store") / "moves"
     shebang, body = (moves / f"{name}.lua").read_text().split("\n", 1)
-    return f"{shebang}\n{(moves / 'prelude.lua').read_text()}\n{body}"
+    before, _, after = body.rpartition("-- prelude --\n")
+    return f"{shebang}\n{before}{(moves / 'prelude.lua').read_text()}\n{after}"
 
 
 #: Fields of `study:<s>:past`: <node>:<chunk>:<kind> → number of bits, blank, bitmap.

@@ -13,6 +13,23 @@
 -- Invariant: a claim that the server has for this worker and that the worker does not list was never received, if its number
 -- is not above the highest seen: it is put back. Idempotent. Cost: O(claims held) + one piece of todo.
 
+-- Most beats are those of idle workers, and the prelude costs more than all that these have to do: a worker that is known,
+-- holds nothing and does not tend, while nothing is to be done for anybody, is answered before it.
+do
+  local call, root, w, request = redis.call, KEYS[1], ARGV[1], cmsgpack.unpack(ARGV[2])
+  local tender = call('GET', root .. 'tend')
+  if #request[2] == 0 and tender and tender ~= w and call('ZSCORE', root .. 'workers', w)
+    and tonumber(call('ZSCORE', root .. 'leases', w) or 0) == request[1]
+    and call('EXISTS', root .. 'todo', root .. 'later', root .. 'worker:' .. w .. ':held') == 0 then
+    local t = call('TIME')
+    local now_ms = math.floor(t[1] * 1000 + t[2] / 1000)
+    call('ZADD', root .. 'workers', string.format('%d', now_ms + request[1]), w)
+    call('HSET', root .. 'worker:' .. w, 'beat_at_ms', string.format('%d', now_ms), 'is_draining', request[4] and 1 or 0)
+    return cmsgpack.pack({'ok', {}, {}, call('HGET', root .. 'worker:' .. w, 'request') or '', -1, -1})
+  end
+end
+
+-- prelude --
 local w = ARGV[1]
 local request = cmsgpack.unpack(ARGV[2])
 local lease_ms, listed, highest, is_draining, facts = request[1], request[2], tonumber(request[3]), request[4], request[5]

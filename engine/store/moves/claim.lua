@@ -13,11 +13,29 @@
 -- Idempotent: the same token gets the same answer. Tokens of a worker grow: an older one is a request that was sent again
 -- long ago, and its copy comes late; it claims nothing, for nobody would hear of it. Cost: O(claims) + one piece of todo.
 
--- Claims, entries read and streams looked at in one call.
+-- Idle workers look for work every few seconds, and the prelude costs more than a look: where nothing is on any of the queues,
+-- and nothing is to be done for anybody, a known worker is answered before it.
+do
+  local call, root, worker = redis.call, KEYS[1], KEYS[1] .. 'worker:' .. ARGV[1]
+  local names = {root .. 'todo', root .. 'later'}
+  for i, queue in ipairs(cmsgpack.unpack(ARGV[3])[2]) do names[i + 2] = root .. 'queue:' .. queue end
+  if call('EXISTS', unpack(names)) == 0 and call('ZSCORE', root .. 'workers', ARGV[1]) then
+    local facts = call('HMGET', worker, 'claim_token', 'request')
+    if facts[2] ~= 'drain' and tonumber(ARGV[2]) > tonumber(facts[1] or 0) then
+      local answer = cmsgpack.pack({'ok', {}, 0, -1})
+      call('HSET', worker, 'claim_token', ARGV[2], 'claim_answer', answer)
+      return answer
+    end
+  end
+end
+
+-- prelude --
+
 -- A bite that the user chose may be so long.
 local CHUNK_MS = 60000
 -- A bite while samples of the node that were lost wait for their turn.
 local LOST_BITE_MS = 50
+-- Claims, entries read and streams looked at in one call.
 local FREE_MOST, READS_MOST, LOOK_MOST = 64, 128, 1024
 
 local w, token = ARGV[1], tonumber(ARGV[2])
@@ -50,7 +68,7 @@ end
 -- How many samples one claim takes: about a second of work, and never so many that other slots would go without.
 local function bite(s, node, task)
   if task.losses > 0 then return 1 end
-  local facts = call('HMGET', node_key(s, node.n), 'pace_ms', 'lost')
+  local facts = call('HMGET', node.key, 'pace_ms', 'lost')
   local known_ms = tonumber(facts[1])
   -- Lost samples go one by one: between bites of a second they would wait for minutes.
   local has_lost = tonumber(facts[2] or 0) > 0
@@ -64,13 +82,15 @@ local function bite(s, node, task)
   return max(1, min(floor((has_lost and LOST_BITE_MS or BITE_MS) / max(pace_ms, 0.01)), share, BITE_MOST))
 end
 
+-- Records of the claims from one entry, and how many samples they are: written together.
+local records, taken = {}, 0
+
 local function hold(s, node, entry, task, hi)
   last = last + 1
-  write_claim(w, int(last), {s = s, queue = node.queue, class = node.class, entry = entry, node = node.n, lo = task.lo,
-    hi = hi, attempt = task.attempt, losses = task.losses, resume = task.resume})
-  count_samples(s, node, 'ready', task.lo - hi)
-  count_samples(s, node, 'running', hi - task.lo)
-  count_lost(s, node, task, task.lo - hi)
+  records[#records + 1] = int(last)
+  records[#records + 1] = cmsgpack.pack({s, node.queue, node.class, entry, node.n, task.lo, hi, task.attempt, task.losses,
+    task.resume})
+  taken = taken + hi - task.lo
   claims[#claims + 1] = {last, s, node.n, task.lo, hi, task.attempt, task.losses, task.resume,
     tonumber(studies[s][5] or 0)}
 end
@@ -80,8 +100,9 @@ local function take(s, stream, entry, task)
   local node = node_of(s, task.node)
   forget_open(s, task.node, task)
   local k, held = bite(s, node, task), 0
+  local has_done = find(s, node, 'done', task.lo, min(task.hi, task.lo + k * free), 1)
   while free > 0 and task.lo < task.hi do
-    local from = find(s, node, 'done', task.lo, task.hi, 0) or task.hi
+    local from = has_done and (find(s, node, 'done', task.lo, task.hi, 0) or task.hi) or task.lo
     if from > task.lo then
       count_samples(s, node, 'ready', task.lo - from)
       count_lost(s, node, task, task.lo - from)
@@ -89,7 +110,7 @@ local function take(s, stream, entry, task)
     task.lo = from
     if from < task.hi then
       local upto = min(task.hi, from + k)
-      upto = find(s, node, 'done', from, upto, 1) or upto
+      if has_done then upto = find(s, node, 'done', from, upto, 1) or upto end
       hold(s, node, entry, task, upto)
       task.lo, free, held = upto, free - 1, held + 1
     end
@@ -183,8 +204,14 @@ local function serve(queue, s, class)
     end
     return false
   end
+  local node = node_of(s, task.node)
   local held = (task.loose and take_loose or take)(s, stream, entry[1], task)
   if held > 0 then
+    call('HSET', held_key(w), unpack(records))
+    count_samples(s, node, 'ready', -taken)
+    count_samples(s, node, 'running', taken)
+    count_lost(s, node, task, -taken)
+    records, taken = {}, 0
     call('HINCRBY', held_key(w), '=' .. queue .. ' ' .. s .. ' ' .. class .. ' ' .. entry[1], held)
   else
     call('XACK', stream, 'workers', entry[1])

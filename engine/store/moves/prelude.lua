@@ -30,7 +30,7 @@ local REASONS_MOST = 1000
 -- Counters of a study that has ended are kept for seven days, in seconds.
 local KEEP_S = 604800
 
-local function int(number) return string.format('%.0f', number) end
+local function int(number) return string.format('%d', number) end
 local function now_us() local t = call('TIME'); return t[1] * 1000000 + t[2] end
 local function now_ms() return floor(now_us() / 1000) end
 local function study_key(s) return root .. 'study:' .. s end
@@ -61,14 +61,33 @@ end
 -- ready, running and retrying say where samples are, and are kept for the step and for the queue; so is dead, which
 -- someone should look at.
 local function count_samples(s, node, state, by)
-  count(step_key(s, node.step), state, by)
+  count(node.step_key, state, by)
   if state == 'ready' or state == 'running' or state == 'retrying' or state == 'dead' then
-    count(study_key(s) .. ':queue:' .. node.queue, state, by)
+    count(node.queue_key, state, by)
   end
   if state == 'running' then count(study_key(s), 'running', by) end
 end
 
+-- Numbers in hashes that are read and counted up again and again in one move; `count` writes what was added.
+local known = {}
+local function known_number(key, field)
+  local fields = known[key]
+  if not fields then fields = {}; known[key] = fields end
+  if not fields[field] then fields[field] = tonumber(call('HGET', key, field) or 0) end
+  return fields[field]
+end
+local function add_known(key, field, by)
+  local number = known_number(key, field) + by
+  known[key][field] = number
+  count(key, field, by)
+  return number
+end
+
+local paces = {}
+
 local function write_tally()
+  for key, pace in pairs(paces) do call('HSET', key, 'pace_ms', string.format('%.3f', pace)) end
+  paces, known = {}, {}
   for key, fields in pairs(tally) do
     for field, by in pairs(fields) do
       if by ~= 0 then call('HINCRBY', key, field, int(by)) end
@@ -96,8 +115,8 @@ local function step_of(s, i)
   return plans[key]
 end
 
--- A node with the facts of its step, but for the terms that are its own. `waits` counts what must be complete before any of its samples is put: parent
--- nodes, and parent steps as wholes (barriers).
+-- A node with the facts of its step, but for the terms that are its own. `waits` counts what must be complete before any of
+-- its samples is put: parent nodes, and parent steps as wholes (barriers).
 local function node_of(s, n)
   local key = s .. ':n' .. n
   if not plans[key] then
@@ -107,6 +126,7 @@ local function node_of(s, n)
     plans[key] = {n = n, step = f[1], queue = f[2], waits = f[3] + step.barriers, each_parents = f[4], each_chunks = f[5],
                   all_chunks = f[6], size = step.size, class = f[7] or step.class, max_losses = f[8] or step.max_losses,
                   chunk = f[9] or step.chunk, delay_ms = f[10] or step.delay_ms, dead_flags = f[11] or step.dead_flags,
+                  key = node_key(s, n), step_key = step_key(s, f[1]), queue_key = study_key(s) .. ':queue:' .. f[2],
                   max_fails = f[12] or step.max_fails, has_grown = step.has_grown,
                   is_gated = f[3] + step.barriers > 0 or #f[4] > 1}
   end
@@ -149,7 +169,7 @@ local function mark(s, node, kind, lo, hi)
     local c = floor(lo / CHUNK)
     local base = c * CHUNK
     local stop = min(hi, base + CHUNK)
-    local have = call('HINCRBY', node_key(s, node.n), kind .. ':' .. c, stop - lo)
+    local have = add_known(node.key, kind .. ':' .. c, stop - lo)
     local key = bits_key(s, node.n, kind, c)
     if have == min(CHUNK, node.size - base) then
       call('UNLINK', key)
@@ -167,7 +187,7 @@ local function find(s, node, kind, lo, hi, want)
     local c = floor(lo / CHUNK)
     local base = c * CHUNK
     local stop = min(hi, base + CHUNK)
-    local have = tonumber(call('HGET', node_key(s, node.n), kind .. ':' .. c) or 0)
+    local have = known_number(node.key, kind .. ':' .. c)
     if have == 0 then
       if want == 0 then return lo end
     elseif have == min(CHUNK, node.size - base) then
@@ -285,21 +305,38 @@ end
 local actions = {}
 local function plan_action(s, ...) actions[#actions + 1] = {s = s, a = {...}} end
 
+-- Children of [lo, hi) are to hear that it is settled; with what adjoins it, if that was the last thing planned.
+local function tell_children(s, node, lo, hi)
+  if node.each_chunks == 0 or lo >= hi then return end
+  local last = actions[#actions]
+  local a = last and last.s == s and last.a
+  if a and a[1] == 'settled' and a[2] == node.n and a[3] == 0 and a[5] == lo then a[5] = hi; return end
+  plan_action(s, 'settled', node.n, 0, lo, hi)
+end
+
+local states = {}
+local function state_of(s)
+  if states[s] == nil then states[s] = call('HGET', study_key(s), 'state') end
+  return states[s]
+end
+
 local function end_study(s)
   local study = call('HMGET', study_key(s), 'state', 'outcome')
   if study[1] ~= 'running' and study[1] ~= 'stopping' then return end
   local state = study[2] or 'finished'
+  states[s] = state
   call('HSET', study_key(s), 'state', state, 'ended_at_ms', int(now_ms()))
   call('XADD', root .. 'events', 'MAXLEN', '~', 1000, '*', 'study', s, 'state', state)
   plan_action(s, 'wake')
   plan_action(s, 'clean', 'ended', 0)
 end
 
-local function is_stopping(s) return call('HGET', study_key(s), 'state') == 'stopping' end
+local function is_stopping(s) return state_of(s) == 'stopping' end
 
 -- Nothing more of the study is claimed; it ends when its last running sample has.
 local function stop_study(s, outcome, why, is_kill)
-  if call('HGET', study_key(s), 'state') ~= 'running' then return end
+  if state_of(s) ~= 'running' then return end
+  states[s] = 'stopping'
   call('HSET', study_key(s), 'state', 'stopping', 'outcome', outcome, 'why', why, 'kill', is_kill)
   plan_action(s, 'drop', 0)
 end
@@ -320,7 +357,7 @@ end
 local function keep_max_fails(s, node, by)
   local most = node.max_fails
   if type(most) == 'string' then most = floor(node.size * tonumber(most) / 100) end
-  if most >= 0 and call('HINCRBY', node_key(s, node.n), 'fails', by) > most then
+  if most >= 0 and call('HINCRBY', node.key, 'fails', by) > most then
     stop_study(s, 'failed', 'more than ' .. most .. ' samples of node ' .. node.n .. ' failed (max_fails)', 0)
   end
 end
@@ -333,10 +370,9 @@ local function account(s, node, lo, hi, state, is_blocking, is_past)
   mark(s, node, 'done', lo, hi)
   if is_blocking then mark(s, node, 'bad', lo, hi) end
   count_samples(s, node, state, hi - lo)
-  local key = node_key(s, node.n)
-  local blocking = is_blocking and call('HINCRBY', key, 'blocking', hi - lo)
-    or tonumber(call('HGET', key, 'blocking') or 0)
-  if call('HINCRBY', key, 'settled', hi - lo) < node.size then return end
+  local key = node.key
+  local blocking = is_blocking and add_known(key, 'blocking', hi - lo) or known_number(key, 'blocking')
+  if add_known(key, 'settled', hi - lo) < node.size then return end
   local is_doomed = blocking == node.size and 1 or 0
   local step = step_of(s, node.step)
   if is_doomed == 1 then call('HSET', step_key(s, node.step), 'is_doomed', 1) end
@@ -354,12 +390,12 @@ end
 local PAST = {past = 'finished', pastf = 'failed', pastb = 'failed', pastc = 'cancelled'}
 
 local function load_past(s, node, c)
-  if call('HSETNX', node_key(s, node.n), 'seen:' .. c, 1) == 0 then return end
+  if call('HSETNX', node.key, 'seen:' .. c, 1) == 0 then return end
   for kind in pairs(PAST) do
     local field = node.n .. ':' .. c .. ':' .. kind
     local have, bitmap = string.match(call('HGET', study_key(s) .. ':past', field) or '', '^(%d+) (.*)$')
     if have then
-      call('HSET', node_key(s, node.n), kind .. ':' .. c, have)
+      call('HSET', node.key, kind .. ':' .. c, have)
       if #bitmap > 0 then call('SET', bits_key(s, node.n, kind, c), bitmap) end
       call('HDEL', study_key(s) .. ':past', field)
     end
@@ -433,16 +469,16 @@ end
 -- One of the things that this node waits for is complete.
 local function meet(s, node, is_doomed)
   if not node then return fail_planless(s) end
-  if is_doomed == 1 then call('HSET', node_key(s, node.n), 'is_doomed', 1) end
-  if call('HINCRBY', node_key(s, node.n), 'met', 1) < node.waits then return end
-  local doomed = call('HGET', node_key(s, node.n), 'is_doomed')
+  if is_doomed == 1 then call('HSET', node.key, 'is_doomed', 1) end
+  if call('HINCRBY', node.key, 'met', 1) < node.waits then return end
+  local doomed = call('HGET', node.key, 'is_doomed')
   plan_action(s, doomed and 'skip' or 'open', node.n, 0)
 end
 
 -- May samples of this node be put at all? Never those of a node that is being skipped as a whole.
 local function is_met(s, node)
   if node.waits == 0 then return true end
-  local facts = call('HMGET', node_key(s, node.n), 'met', 'is_doomed')
+  local facts = call('HMGET', node.key, 'met', 'is_doomed')
   return tonumber(facts[1] or 0) >= node.waits and not facts[2]
 end
 
@@ -520,7 +556,7 @@ end
 -- what the first piece of this work was to reach, and must be kept to: a later size is not its business.
 local function opened_size(s, node, upto)
   if upto then return upto end
-  call('HSET', node_key(s, node.n), 'opened', int(node.size))
+  call('HSET', node.key, 'opened', int(node.size))
   return node.size
 end
 
@@ -556,10 +592,10 @@ function work.added(s, items, i, k)
   if not step then return items end
   while k < step.nodes and items > 0 do
     local node = node_of(s, step.first_node + k)
-    local facts = call('HMGET', node_key(s, node.n), 'opened', 'is_doomed')
+    local facts = call('HMGET', node.key, 'opened', 'is_doomed')
     local from = tonumber(facts[1] or node.size)
     if from < node.size and (facts[2] or #node.each_parents == 0) then
-      call('HSET', node_key(s, node.n), 'opened', int(node.size))
+      call('HSET', node.key, 'opened', int(node.size))
       plan_action(s, facts[2] and 'skip' or 'open', node.n, from, node.size)
       items = items - 1
     end
@@ -728,7 +764,7 @@ end
 local function is_due(s, a)
   if not work[a[1]] then return false end
   if not releases[a[1]] then return true end
-  if call('HGET', study_key(s), 'state') ~= 'running' then return false end
+  if state_of(s) ~= 'running' then return false end
   if a[1] == 'roots' or a[1] == 'added' or (a[1] == 'barrier' and step_of(s, a[2])) or (a[1] ~= 'barrier' and node_of(s, a[2])) then
     return true
   end
@@ -737,7 +773,9 @@ local function is_due(s, a)
 end
 
 -- Work off `actions`, then write the counters. Every move that changes anything ends with this.
+local drop_ended
 local function finish_move()
+  drop_ended()
   local items, i = ITEMS, 1
   while items > 0 and (actions[i] or take_todo()) do
     local s, a = actions[i].s, actions[i].a
@@ -761,7 +799,7 @@ end
 
 -- How many samples of a node that were lost are ready: claims of the others are short meanwhile.
 local function count_lost(s, node, task, by)
-  if task.losses > 0 then count(node_key(s, node.n), 'lost', by) end
+  if task.losses > 0 then count(node.key, 'lost', by) end
 end
 
 -- A retry that waits as a bit: its member in `later` is `*<when> <name>`, and `study:<s>:late:<member>` holds the bits.
@@ -856,7 +894,10 @@ end
 -- worker:<w>:held maps a claim number to a record, and `=<queue> <study> <class> <entry>` to how many claims came from that
 -- entry: it stays pending until the last of them has ended. A record that can't be read is none.
 
+local ended, released = {}, {}
+
 function read_claim(w, claim)
+  if ended[w] and ended[w][claim] then return nil end
   local f = unpacked(call('HGET', held_key(w), claim))
   if not f or not f[9] then return nil end
   return {s = f[1], queue = f[2], class = f[3], entry = f[4], node = f[5], lo = f[6], hi = f[7], attempt = f[8],
@@ -868,20 +909,37 @@ local function write_claim(w, claim, r)
     r.resume}))
 end
 
+-- Claims that have ended in this move: their records and references are dropped together, by drop_ended.
 local function end_claim(w, claim, r)
-  local held = held_key(w)
-  call('HDEL', held, claim)
   local shared = '=' .. r.queue .. ' ' .. r.s .. ' ' .. r.class .. ' ' .. r.entry
-  if call('HINCRBY', held, shared, -1) > 0 then return end
-  call('HDEL', held, shared)
-  local stream = stream_key(r.queue, r.s, r.class)
-  call('XACK', stream, 'workers', r.entry)
-  call('XDEL', stream, r.entry)
-  if call('XLEN', stream) == 0 then
-    call('UNLINK', stream)
-    call('SREM', streams_key(w), stream)
-    call('ZREM', root .. 'queue:' .. r.queue, r.s .. ':' .. r.class)
+  ended[w] = ended[w] or {}
+  released[w] = released[w] or {}
+  ended[w][claim] = true
+  local one = released[w][shared]
+  if one then one.n = one.n + 1 else released[w][shared] = {n = 1, r = r} end
+end
+function drop_ended()
+  for w, claims in pairs(ended) do
+    local held = held_key(w)
+    local fields = {}
+    for claim in pairs(claims) do fields[#fields + 1] = claim end
+    call('HDEL', held, unpack(fields))
+    for shared, one in pairs(released[w]) do
+      local r = one.r
+      if call('HINCRBY', held, shared, -one.n) <= 0 then
+        call('HDEL', held, shared)
+        local stream = stream_key(r.queue, r.s, r.class)
+        call('XACK', stream, 'workers', r.entry)
+        call('XDEL', stream, r.entry)
+        if call('XLEN', stream) == 0 then
+          call('UNLINK', stream)
+          call('SREM', streams_key(w), stream)
+          call('ZREM', root .. 'queue:' .. r.queue, r.s .. ':' .. r.class)
+        end
+      end
+    end
   end
+  ended, released = {}, {}
 end
 
 -- Give [lo, r.hi) of a claim back, and end it if nothing of it is left. What was given back is put again, or dropped when
@@ -945,6 +1003,7 @@ local function remove_worker(w, loss, most, resume)
       most = most - 1
     end
   end
+  drop_ended()
   for _, stream in ipairs(call('SPOP', streams_key(w), ITEMS / 2)) do
     -- pcall: the stream may be gone. With an entry pending, its consumer must stay: it would go with it.
     local pending = redis.pcall('XPENDING', stream, 'workers', '-', '+', 1, w)
@@ -964,6 +1023,7 @@ end
 -- Forget a study: from here on every move answers `gone` for it; its keys are deleted in pieces.
 local function forget_study(s)
   local key = study_key(s)
+  states[s] = false
   for i = 0, tonumber(call('HGET', key, 'step_count') or 0) - 1 do call('UNLINK', step_key(s, i)) end
   call('UNLINK', key, key .. ':todo', key .. ':reasons')
   call('ZREM', root .. 'studies', s)

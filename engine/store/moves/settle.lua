@@ -27,15 +27,15 @@ for _, g in ipairs(groups) do
 end
 
 -- A running mean of milliseconds a sample, from which bites are made.
-local function keep_pace(s, n, samples, elapsed_ms)
-  local key = node_key(s, n)
+local function keep_pace(node, samples, elapsed_ms)
+  local key = node.key
   local mean = elapsed_ms / samples
-  local old = tonumber(call('HGET', key, 'pace_ms'))
-  call('HSET', key, 'pace_ms', string.format('%.3f', old and (old * 3 + mean) / 4 or mean))
+  local old = paces[key] or tonumber(call('HGET', key, 'pace_ms'))
+  paces[key] = old and (old * 3 + mean) / 4 or mean
 end
 
 local function keep_times(s, node, samples, elapsed_ms)
-  local key = step_key(s, node.step)
+  local key = node.step_key
   count(key, 'timed', samples)
   count(key, 'elapsed_ms', floor(elapsed_ms + 0.5))
   local bucket = floor(math.log(max(elapsed_ms / samples, 1)) / math.log(2))
@@ -75,16 +75,15 @@ end
 
 -- From `lo` on a stretch is settled, the next is not, and so on: `lengths` are theirs, by turns.
 local function announce(s, node, lo, lengths)
-  if node.each_chunks == 0 or #lengths == 0 then return end
-  if #lengths == 1 then return plan_action(s, 'settled', node.n, 0, lo, lo + lengths[1]) end
-  plan_action(s, 'settled_by_turns', node.n, lo, lengths)
+  if #lengths == 1 then return tell_children(s, node, lo, lo + lengths[1]) end
+  if node.each_chunks > 0 and #lengths > 0 then plan_action(s, 'settled_by_turns', node.n, lo, lengths) end
 end
 
 local function settle_claim(claim, g, r, node)
   local lo, since = g[2], g[2]
   count_samples(r.s, node, 'running', g[2] - g[3])
   -- Before the runs: the last of them may end the study, and its keys with it.
-  keep_pace(r.s, r.node, g[3] - g[2], g[5])
+  keep_pace(node, g[3] - g[2], g[5])
   keep_times(r.s, node, g[3] - g[2], g[5])
   keep_reasons(r.s, node, g[6])
   -- Children hear of settled stretches only: a retry between them is announced when it is settled itself.
@@ -111,7 +110,7 @@ local answers = {}
 for i, g in ipairs(groups) do
   local claim = g[1]
   local r = read_claim(w, claim)
-  local state = r and call('HGET', study_key(r.s), 'state')
+  local state = r and state_of(r.s)
   local node = r and node_of(r.s, r.node)
   if not r or r.lo ~= g[2] or g[3] > r.hi or g[3] <= r.lo then
     answers[i] = 'lost'
