@@ -24,10 +24,11 @@ from mrun.engine.work.outputs import Source, sample_outputs
 )  # fmt: skip
 @takes_invocation
 def command(invocation: Invocation, study: str, steps: tuple[str, ...], samples: str | None, target: Path) -> None:
-    """Write what samples printed into files, as a study with full files has them.
+    """Write what samples printed into files.
 
-    DIR gets a directory for each step, combination and sample, with .out and .err in it; files of these names that are
-    there are replaced. STUDY is a study that the server knows, or its workspace, which needs no server.
+    They are those that a study with full files has: DIR gets a directory for each step, combination and sample, with
+    .out and .err in it. Files of these names that are there are replaced. STUDY is a study that the server knows, or
+    its workspace, which needs no server.
 
     \b
     Examples:

@@ -41,7 +41,7 @@ class NodeText:
         self.shell = self.terms.shell
         self.size = plan.size(step)
         self._first_size = plan.samples.first_count if step.uses_samples and plan.samples else 1
-        #: Of the last sample that was asked for: its index without the last digit, the path above it, that digit's width.
+        #: Of the sample asked for last: its index without the last digit, the path above it, the width of that digit.
         self._above = (-1, "", 0)
         self.instance_name = f"{step.directory}_{labels}" if labels else step.directory
         self.directory = self._directory(step)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.homes import Home
+from tests.unit.plan.test_language_rules_mistakes import TENS, with_mistakes
 
 SPEC = """\
 description: {name: checked, description: x}
@@ -200,13 +201,26 @@ def test_all_problems_are_told_at_once_with_line_and_suggestion(bare_home: Home)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.count("error: ") == 2
     assert re.search(
-        r"at \S*spec\.yaml:9:\d+\n +run: \{cmd: 'echo \$\(X\) \$\(A\)'.*\n  fix: Did you mean 'restart'", done.stderr
+        r"at spec\.yaml:9:\d+\n +run: \{cmd: 'echo \$\(X\) \$\(A\)'.*\n  fix: Did you mean 'restart'", done.stderr
     )
-    assert re.search(r"at \S*spec\.yaml:12:\d+\n", done.stderr)
+    assert re.search(r"at spec\.yaml:12:\d+\n", done.stderr)
     assert "fix: Did you mean 'mesh'?" in done.stderr
     value = json.loads(bare_home.run("check", "spec.yaml", "--json").stdout)
     assert [problem["line"] for problem in value["error"]["problems"]] == [9, 12]
     untouched(bare_home)
+
+
+@pytest.mark.parametrize("names", TENS[::4], ids=lambda names: names[0])
+def test_ten_mistakes_are_ten_problems_each_with_its_line_in_file_order(bare_home: Home, names: list[str]) -> None:
+    text, expected = with_mistakes(names)
+    (bare_home.work / "spec.yaml").write_text(text)
+    bare_home.write("samples.csv", "1,2,3\n")
+    done = bare_home.run("check", "spec.yaml")
+    assert (done.returncode, done.stdout) == (3, "")
+    lines = text.split("\n")
+    told = re.findall(r"^error: .*\n  at spec\.yaml:(\d+):(\d+)\n     (.*)$", done.stderr, re.MULTILINE)
+    assert told == [(str(line), str(column), lines[line - 1].strip()) for line, column, _ in expected]
+    assert done.stderr.endswith("10 problems; nothing was queued.\n")
 
 
 def test_wrong_sample_file_and_unknown_variable(bare_home: Home) -> None:

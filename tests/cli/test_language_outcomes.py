@@ -29,7 +29,7 @@ def step(name: str, cmd: str, depends: str = "", more: str = "") -> str:
 #: Two of four samples fail with this code.
 HALF = "if [ $(X) -gt 1 ]; then exit %s; fi"
 
-#: Steps and other blocks; the study's state; for each step how many samples finished, failed, were skipped or cancelled.
+#: Steps and other blocks; the study's state; of each step how many samples finished, failed, were skipped, cancelled.
 STUDIES: dict[str, tuple[str, str, str, dict[str, tuple[int, int, int, int]]]] = {
     "failures-go-on": (
         step("sim", HALF % 7) + step("next", "echo $(X)", "sim") + step("sum", "echo", "next"), SAMPLES,
@@ -37,7 +37,8 @@ STUDIES: dict[str, tuple[str, str, str, dict[str, tuple[int, int, int, int]]]] =
     ),
     "skip-sample-by-sample-and-never-the-funnel": (
         step("sim", HALF % 7, more="on_failure: skip") + step("next", "echo $(X)", "sim")
-        + step("after", "echo $(X)", "next") + step("sum", "echo", "after") + step("star", "echo $(X)", "next_*"), SAMPLES,
+        + step("after", "echo $(X)", "next") + step("sum", "echo", "after")
+        + step("star", "echo $(X)", "next_*"), SAMPLES,
         "finished", {"sim": (2, 2, 0, 0), "next": (2, 0, 2, 0), "after": (2, 0, 2, 0), "sum": (1, 0, 0, 0),
                      "star": (4, 0, 0, 0)},
     ),

@@ -240,8 +240,9 @@ def test_a_packed_sample_sees_nothing_of_the_one_before(lab: Lab) -> None:
 """
     workspace = run(lab, "packed", steps, list(range(20)))
     # I expect that each finds an empty directory, and its own output only
-    for sample in range(20):
-        first, *rest = lab.mrun("logs", workspace, "--samples", sample).splitlines()
+    printed = lab.json("logs", workspace)
+    assert [one["sample"] for one in printed] == list(range(20))
+    for first, *rest in (one["text"].splitlines() for one in printed):
         assert first.strip() == "0"
         assert set(rest) <= {"late"}
 
