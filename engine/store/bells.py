@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import anyio
 import redis.asyncio
 
-from mrun.engine.errors import BrokerError
+from mrun.engine.errors import MrunError
 from mrun.engine.store.connect import translate_errors, url_of
 from mrun.engine.store.keys import Keys
 
@@ -30,9 +30,12 @@ class Bells:
         self._bells = [keys.bell(queue) for queue in queues]
 
     async def wait(self, timeout_s: float) -> None:
-        """Until a bell rings or the time is over. A lost token costs one time-out; errors are answered by a pause."""
+        """Until a bell rings or the time is over. A lost token costs one time-out; errors are answered by a pause.
+
+        No error at all is raised: what is wrong with the server, the next claim finds, and waits or says it.
+        """
         try:
             with translate_errors(url_of(self._client)), anyio.fail_after(timeout_s + _WATCHDOG_S):
                 await self._client.blpop(self._bells, timeout=timeout_s)
-        except (BrokerError, TimeoutError):
+        except (MrunError, TimeoutError):
             await anyio.sleep(_PAUSE_S)

@@ -35,6 +35,9 @@ BLOCKING_TIMEOUT_S = 15.0
 _WAITAOF_VERSION = (7, 2)
 #: What schedulers set in an allocation, and not on a login node.
 _ALLOCATION_VARIABLES = ("SLURM_JOB_ID", "FLUX_JOB_ID", "FLUX_ENCLOSING_ID", "LSB_JOBID", "PBS_JOBID")
+#: How answers begin that a server gives for a while: a script of somebody else's runs too long; or was killed, and had
+#: written nothing; the connection was waiting when a replica was promoted; it lacks its primary, or its replicas.
+_PASSING = ("BUSY ", "UNKILLABLE ", "ERR Script killed", "UNBLOCKED ", "MASTERDOWN ", "NOREPLICAS ")
 _SCHEMES = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss", "unix": "unix"}
 #: Parameters of an address that do not change how mrun talks to the server.
 _PARAMETERS = {
@@ -368,7 +371,8 @@ def _away(error: redis.exceptions.RedisError, server: str, hint: str) -> BrokerE
 def _refusal(error: redis.exceptions.RedisError, server: str, text: str) -> MrunError:
     kinds = redis.exceptions
     if isinstance(error, kinds.ReadOnlyError):
-        return BrokerError(f"{server} is a replica, which can't be written to.", hint="Name its primary.")
+        # It may be promoted again: workers wait, with what they run.
+        return BrokerAwayError(f"{server} is a replica, which can't be written to.", hint="Name its primary.")
     if isinstance(error, kinds.OutOfMemoryError):
         return BrokerError(
             f"{server} is out of memory; what runs can end, and nothing can be added.",
@@ -382,6 +386,6 @@ def _refusal(error: redis.exceptions.RedisError, server: str, text: str) -> Mrun
             f"{server} is a part of a cluster that does not hold the keys of this namespace.",
             hint="Name the part that holds them, or choose another namespace.",
         )
-    if isinstance(error, (kinds.ClusterDownError, kinds.TryAgainError)) or text.startswith("BUSY "):
+    if isinstance(error, (kinds.ClusterDownError, kinds.TryAgainError)) or text.startswith(_PASSING):
         return BrokerAwayError(f"{server} can't answer now: {text}.", hint="Try again in a moment.")
     return MrunError(f"{server} refused a command of mrun: {text}.", hint="This is a bug in mrun: please report it.")

@@ -1,4 +1,4 @@
-"""The names of all keys, for the readers in Python; the moves derive the same ones in `moves/prelude.lua`."""
+"""The names of all keys, for the readers in Python; the moves derive the same ones in `prelude/keys.lua`."""
 
 from __future__ import annotations
 

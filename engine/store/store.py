@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import anyio
 import msgspec
 import redis.asyncio
+import structlog
 from redis.exceptions import NoScriptError
 
 from mrun.engine.errors import BrokerAwayError, MrunError, NotFoundError, UsageError
@@ -44,7 +45,14 @@ _FIELDS_A_SUBMIT = 500
 #: And about so many bytes.
 _BYTES_A_SUBMIT = 4 << 20
 #: Pause before a move is tried again: doubles from the first to the second, each with a random factor in [0.5, 1].
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
+_FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+#: Who waits for ever says so when the server has been away for so long: a lost connection is no news.
+_TOLD_AFTER_S = 1.0
+
+log = structlog.get_logger()
+
+#: The parts of what all moves share, each after those that it uses.
+_PRELUDE = ("keys", "counters", "plan", "bits", "put", "account", "work", "retries", "claims")
 
 _encode = msgspec.msgpack.encode
 _Answer = TypeVar("_Answer")
@@ -52,10 +60,11 @@ _Answer = TypeVar("_Answer")
 
 def _move_text(name: str) -> str:
     """A move's script: its shebang, then the prelude, then the rest; but what stands above a mark comes before it."""
-    moves = resources.files("mrun.engine.store") / "moves"
-    shebang, body = (moves / f"{name}.lua").read_text().split("\n", 1)
+    room = resources.files("mrun.engine.store")
+    shebang, body = (room / "moves" / f"{name}.lua").read_text().split("\n", 1)
     before, _, after = body.rpartition("-- prelude --\n")
-    return f"{shebang}\n{before}{(moves / 'prelude.lua').read_text()}\n{after}"
+    prelude = "\n".join((room / "prelude" / f"{part}.lua").read_text() for part in _PRELUDE)
+    return f"{shebang}\n{before}{prelude}\n{after}"
 
 
 #: Fields of `study:<s>:past`: <node>:<chunk>:<kind> → number of bits, blank, bitmap.
@@ -76,12 +85,24 @@ class Store:
         client: connection pool; redis-py's own retries must be off.
         namespace: prefix of all keys.
         patience_s: for how long a move is tried again while the server is away. 0: once; workers wait for ever.
+        longest_pause_s: between two tries. Less than a lease: who comes back late from an outage would be believed dead.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, namespace: str, *, patience_s: float = 0) -> None:
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        namespace: str,
+        *,
+        patience_s: float = 0,
+        longest_pause_s: float = LONGEST_PAUSE_S,
+    ) -> None:
         self.client = client
         self.keys = Keys(namespace)
         self.patience_s = patience_s
+        self._longest_pause_s = longest_pause_s
+        #: The first of the calls that the server has not answered since it went away; none: it is there.
+        self._away_since: float | None = None
+        self._is_away_told = False
         self._scripts: dict[str, tuple[str, str]] = {}
         # Tokens grow, so that the server knows a late copy of an old request. From the clock: another store may follow.
         self._tokens = itertools.count(time.time_ns() // 1000)
@@ -260,12 +281,29 @@ class Store:
         while True:
             try:
                 with translate_errors(url_of(self.client)):
-                    return await call()
-            except BrokerAwayError:
+                    answer = await call()
+                self._note_back()
+                return answer
+            except BrokerAwayError as error:
                 if time.monotonic() + pause_s > deadline:
                     raise
+                self._note_away(error)
             await anyio.sleep(pause_s * random.uniform(0.5, 1))
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            pause_s = min(2 * pause_s, self._longest_pause_s)
+
+    def _note_away(self, error: BrokerAwayError) -> None:
+        """Say once in an outage that the server is waited for; commands say it themselves, and do not wait for ever."""
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+        if not self._is_away_told and now - self._away_since >= _TOLD_AFTER_S and self.patience_s == float("inf"):
+            self._is_away_told = True
+            log.warning("server_away", why=error.message, does="waits for it; what runs goes on", hint=error.hint)
+
+    def _note_back(self) -> None:
+        if self._is_away_told and self._away_since is not None:
+            log.info("server_back", away_s=round(time.monotonic() - self._away_since, 1))
+        self._away_since, self._is_away_told = None, False
 
 
 def _fact_fields(facts: WorkerFacts) -> list[str | int]:

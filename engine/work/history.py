@@ -38,7 +38,7 @@ class Fate(enum.IntEnum):
     FAILED_BLOCKING = 4
 
 
-#: As in moves/prelude.lua: bits of a node are kept in chunks of so many samples.
+#: As in store/prelude/keys.lua: bits of a node are kept in chunks of so many samples.
 _CHUNK = 1 << 20
 #: What keeps its end in a later run, and what the store calls it.
 _KINDS = {"past": (Fate.FINISHED,), "pastf": (Fate.FAILED,), "pastb": (Fate.FAILED_BLOCKING,)}

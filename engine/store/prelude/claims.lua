@@ -1,0 +1,143 @@
+-- Claims, and the workers that hold them.
+-- worker:<w>:held maps a claim number to a record, and `=<queue> <study> <class> <entry>` to how many claims came from that
+-- entry: it stays pending until the last of them has ended. A record that can't be read is none.
+
+local ended, released = {}, {}
+
+function read_claim(w, claim)
+  if ended[w] and ended[w][claim] then return nil end
+  local f = unpacked(call('HGET', held_key(w), claim))
+  if not f or not f[9] then return nil end
+  return {s = f[1], queue = f[2], class = f[3], entry = f[4], node = f[5], lo = f[6], hi = f[7], attempt = f[8],
+          losses = f[9], resume = f[10]}
+end
+
+local function write_claim(w, claim, r)
+  call('HSET', held_key(w), claim, cmsgpack.pack({r.s, r.queue, r.class, r.entry, r.node, r.lo, r.hi, r.attempt, r.losses,
+    r.resume}))
+end
+
+-- Claims that have ended in this move: their records and references are dropped together, by drop_ended.
+local function end_claim(w, claim, r)
+  local shared = '=' .. r.queue .. ' ' .. r.s .. ' ' .. r.class .. ' ' .. r.entry
+  ended[w] = ended[w] or {}
+  released[w] = released[w] or {}
+  ended[w][claim] = true
+  local one = released[w][shared]
+  if one then one.n = one.n + 1 else released[w][shared] = {n = 1, r = r} end
+end
+function drop_ended()
+  for w, claims in pairs(ended) do
+    local held = held_key(w)
+    local fields = {}
+    for claim in pairs(claims) do fields[#fields + 1] = claim end
+    call('HDEL', held, unpack(fields))
+    for shared, one in pairs(released[w]) do
+      local r = one.r
+      if call('HINCRBY', held, shared, -one.n) <= 0 then
+        call('HDEL', held, shared)
+        local stream = stream_key(r.queue, r.s, r.class)
+        call('XACK', stream, 'workers', r.entry)
+        call('XDEL', stream, r.entry)
+        if call('XLEN', stream) == 0 then
+          call('UNLINK', stream)
+          call('SREM', streams_key(w), stream)
+          call('ZREM', root .. 'queue:' .. r.queue, r.s .. ':' .. r.class)
+        end
+      end
+    end
+  end
+  ended, released = {}, {}
+end
+
+-- Give [lo, r.hi) of a claim back, and end it if nothing of it is left. What was given back is put again, or dropped when
+-- the study takes no more. `resume` is that of what is given back, if it is not the claim's.
+local function give_back(w, claim, r, lo, losses, resume)
+  local node = node_of(r.s, r.node)
+  local state = call('HGET', study_key(r.s), 'state')
+  if node and state then count_samples(r.s, node, 'running', lo - r.hi) end
+  if state and not node then count(study_key(r.s), 'running', lo - r.hi); fail_planless(r.s) end
+  if node and state == 'running' and lo < r.hi then
+    if losses > r.losses and r.hi - lo == 1 and node.max_losses > 0 and losses >= node.max_losses then
+      local flags = node.dead_flags
+      if flags % 4 >= 2 then stop_study(r.s, 'failed', 'sample ' .. int(lo) .. ' of node ' .. node.n .. ' is dead', 0) end
+      account(r.s, node, lo, r.hi, 'dead', flags % 2 == 1)
+      local key = study_key(r.s) .. ':reasons'
+      if call('HLEN', key) < REASONS_MOST then
+        call('HSET', key, r.node .. ':' .. int(lo), 'lost ' .. losses .. ' workers')
+      end
+      if node.each_chunks > 0 then plan_action(r.s, 'settled', node.n, 0, lo, r.hi) end
+    else
+      count_samples(r.s, node, 'ready', r.hi - lo)
+      local task = {lo = lo, hi = r.hi, attempt = r.attempt, losses = losses, resume = resume or r.resume}
+      count_lost(r.s, node, task, r.hi - lo)
+      put(r.s, node, task)
+    end
+  end
+  if lo <= r.lo then
+    end_claim(w, claim, r)
+  else
+    r.hi = lo
+    write_claim(w, claim, r)
+  end
+  if state == 'stopping' then plan_action(r.s, 'idle') end
+end
+
+-- Studies that were queued to come after this one go on: it has ended, or is forgotten.
+function work.wake(s, items)
+  local key = study_key(s) .. ':followers'
+  for _, follower in ipairs(call('SPOP', key, 20)) do
+    if call('HGET', study_key(follower), 'after') == s then
+      call('HSET', study_key(follower), 'is_held', 0, 'after', '')
+      plan_action(follower, 'rescore', 0)
+    end
+    items = items - 1
+  end
+  if call('EXISTS', key) == 1 then plan_action(s, 'wake') end
+  return items - 1
+end
+
+function work.idle(s, items) end_if_idle(s); return items - 1 end
+
+-- Everything that a worker leaves behind. `loss` is 1 if its claims count as lost. At most `most` claims; returns whether it
+-- is gone, and how many claims more the caller may give back.
+-- `resume` is that of what was not counted as a loss, and may have been started all the same.
+local function remove_worker(w, loss, most, resume)
+  for _, field in ipairs(call('HKEYS', held_key(w))) do
+    if string.sub(field, 1, 1) ~= '=' then
+      if most <= 0 then return false, 0 end
+      local r = read_claim(w, field)
+      if r then give_back(w, field, r, r.lo, r.losses + loss, r.resume == 0 and loss == 0 and resume or nil) end
+      most = most - 1
+    end
+  end
+  drop_ended()
+  for _, stream in ipairs(call('SPOP', streams_key(w), ITEMS / 2)) do
+    -- pcall: the stream may be gone. With an entry pending, its consumer must stay: it would go with it.
+    local pending = redis.pcall('XPENDING', stream, 'workers', '-', '+', 1, w)
+    if not pending.err and #pending == 0 then call('XGROUP', 'DELCONSUMER', stream, 'workers', w) end
+  end
+  if call('EXISTS', streams_key(w)) == 1 then return false, most end
+  local facts = call('HMGET', root .. 'worker:' .. w, 'queues', 'slots')
+  for q in string.gmatch(facts[1] or '', '[^,]+') do
+    if call('HINCRBY', root .. 'slots', q, -tonumber(facts[2] or 0)) <= 0 then call('HDEL', root .. 'slots', q) end
+  end
+  call('UNLINK', root .. 'worker:' .. w, held_key(w))
+  call('ZREM', root .. 'workers', w)
+  call('ZREM', root .. 'leases', w)
+  return true, most
+end
+
+-- Forget a study: from here on every move answers `gone` for it; its keys are deleted in pieces.
+local function forget_study(s)
+  local key = study_key(s)
+  states[s] = false
+  for i = 0, tonumber(call('HGET', key, 'step_count') or 0) - 1 do call('UNLINK', step_key(s, i)) end
+  call('UNLINK', key, key .. ':todo', key .. ':reasons')
+  call('ZREM', root .. 'studies', s)
+  call('ZREM', root .. 'todo', s)
+  -- A commit whose reply was lost may come again: let it find the plan incomplete.
+  call('HDEL', key .. ':plan', 'sealed:plan')
+  plan_action(s, 'wake')
+  plan_action(s, 'clean', 'purged', 0)
+end

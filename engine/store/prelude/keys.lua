@@ -1,0 +1,49 @@
+-- Shared by every move: these files stand before the text of each, after its shebang. Here: constants, and the names of keys.
+--
+-- KEYS[1] is the root of the namespace, `{mrun}:`; every other key is derived from it and shares its hash tag, so a move
+-- may touch any of them, also on a cluster. docs/redis-keys.md lists them all.
+--
+-- The rules that each move keeps:
+--   * It checks everything, then writes: nothing after its first write can fail.
+--   * It is bounded. What is left over is pushed on `study:<s>:todo` in the same script, and any worker's claim or beat
+--     goes on with it; so whoever dies between two parts loses nothing.
+--   * Counters that `status` reads are gathered in `tally` and written once, by `finish_move`.
+
+local root = KEYS[1]
+local call = redis.call
+local floor, min, max = math.floor, math.min, math.max
+
+-- Bits of a node are kept in chunks of 2^20 samples; a full chunk is only its count in the node's hash.
+local CHUNK = 1048576
+-- What one script may do: an item is a child visited, a range put, or a node's keys deleted.
+local ITEMS = 200
+-- A claim aims at this much work, and is never longer than so many samples.
+local BITE_MS, BITE_MOST = 1000, 10000
+-- Ready ranges of a node, and of a stream, and retries of a study that are kept one by one. Beyond both of the first two, or
+-- the third, they become bits, in chunks of so many samples: a million scattered samples cost what a hundred do.
+local NODE_RANGES_MOST, STREAM_RANGES_MOST, LATER_MOST = 16, 1024, 1000
+local LOOSE_CHUNK = 8192
+-- Retries that wait as bits are due a little later than they must: by an eighth of their delay, and at least this.
+local LATE_MS = 250
+-- The reasons of so many failed samples are kept for each study.
+local REASONS_MOST = 1000
+-- Counters of a study that has ended are kept for seven days, in seconds.
+local KEEP_S = 604800
+
+local function int(number) return string.format('%d', number) end
+local function now_us() local t = call('TIME'); return t[1] * 1000000 + t[2] end
+local function now_ms() return floor(now_us() / 1000) end
+local function study_key(s) return root .. 'study:' .. s end
+local function node_key(s, n) return root .. 'study:' .. s .. ':node:' .. n end
+local function step_key(s, i) return root .. 'study:' .. s .. ':step:' .. i end
+local function stream_key(queue, s, class) return root .. 'queue:' .. queue .. ':' .. s .. ':' .. class end
+local function held_key(w) return root .. 'worker:' .. w .. ':held' end
+-- The streams in which a worker is known as a consumer.
+local function streams_key(w) return root .. 'worker:' .. w .. ':streams' end
+
+-- What msgpack text holds, or nil: what was damaged from outside must not raise here, or every worker would stumble over it.
+local function unpacked(raw)
+  if not raw then return nil end
+  local is_ok, value = pcall(cmsgpack.unpack, raw)
+  return is_ok and type(value) == 'table' and value or nil
+end
