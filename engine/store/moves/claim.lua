@@ -132,7 +132,7 @@ local function take_loose(s, stream, entry, task)
     if at < 0 then break end
     local stop = call('BITPOS', key, 0, at, -1, 'BIT')
     stop = min(stop < 0 and call('STRLEN', key) * 8 or stop, at + k)
-    clear_bits(key, at, stop)
+    fill_bits(key, at, stop, 0)
     left = left - (stop - at)
     task.lo, at = task.base + at, stop
     hold(s, node, entry, task, task.base + stop)

@@ -2,25 +2,17 @@
 
 local function bits_key(s, n, kind, c) return study_key(s) .. ':' .. kind .. ':' .. n .. ':' .. c end
 
-local function set_bits(key, a, b)
-  while a < b and a % 8 ~= 0 do call('SETBIT', key, a, 1); a = a + 1 end
+local function fill_bits(key, a, b, bit)
+  while a < b and a % 8 ~= 0 do call('SETBIT', key, a, bit); a = a + 1 end
   local bytes = floor((b - a) / 8)
   if bytes > 0 then
-    call('SETRANGE', key, a / 8, string.rep('\255', bytes))
+    call('SETRANGE', key, a / 8, string.rep(bit == 1 and '\255' or '\0', bytes))
     a = a + bytes * 8
   end
-  while a < b do call('SETBIT', key, a, 1); a = a + 1 end
+  while a < b do call('SETBIT', key, a, bit); a = a + 1 end
 end
 
-local function clear_bits(key, a, b)
-  while a < b and a % 8 ~= 0 do call('SETBIT', key, a, 0); a = a + 1 end
-  local bytes = floor((b - a) / 8)
-  if bytes > 0 then
-    call('SETRANGE', key, a / 8, string.rep('\0', bytes))
-    a = a + bytes * 8
-  end
-  while a < b do call('SETBIT', key, a, 0); a = a + 1 end
-end
+local function set_bits(key, a, b) fill_bits(key, a, b, 1) end
 
 -- A chunk that was full, and then grew, has a count and no bitmap: its first bits are set.
 local function spell_out(key, node, have)
