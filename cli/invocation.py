@@ -14,6 +14,7 @@ import click
 
 from mrun.cli.output import Output
 from mrun.cli.words import Words, common_options
+from mrun.engine.errors import UsageError
 from mrun.engine.settings import Settings, load_settings
 from mrun.engine.store.connect import Broker, check_server, find_broker, open_broker
 from mrun.engine.store.seal import Seal, load_seal
@@ -43,7 +44,7 @@ class Invocation:
 
     def settings(self, **options: str | None) -> Settings:
         """All settings; `options` are those that a command has beside the global ones."""
-        return load_settings({**self._options, **options}, os.environ, Path.cwd())
+        return load_settings({**self._options, **options}, os.environ, Path(current_dir()))
 
     def broker(self, settings: Settings, *, may_start: bool) -> Broker:
         """The server to use; started if it is the user's own, does not run, and the command may start it."""
@@ -92,3 +93,15 @@ def takes_invocation(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(Invocation(ctx.ensure_object(Words)), *arguments, **named)
 
     return command
+
+
+def current_dir() -> str:
+    """The current directory.
+
+    Raises:
+        UsageError: it was removed.
+    """
+    try:
+        return os.getcwd()
+    except FileNotFoundError as error:
+        raise UsageError("The current directory does not exist any more.", hint="Change to another one.") from error

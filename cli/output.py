@@ -21,6 +21,8 @@ from mrun.engine.errors import MrunError, Problem, SpecError
 
 _SHOWN_LINE_MOST = 160
 _TABLE_WIDTH = 10_000
+#: What a line of somebody's file must not do to a terminal.
+_CONTROLS = dict.fromkeys((*range(9), *range(10, 32), *range(127, 160)), "�")
 
 
 class Output:
@@ -153,7 +155,7 @@ def _line_of(problem: Problem) -> str:
         with Path(problem.path).open(errors="replace") as file:
             for number, line in enumerate(file, 1):
                 if number == problem.line:
-                    return line.strip()[:_SHOWN_LINE_MOST]
+                    return line.strip()[:_SHOWN_LINE_MOST].translate(_CONTROLS)
     except OSError:
         return ""
     return ""

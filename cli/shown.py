@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -115,6 +116,11 @@ def duration(seconds: float) -> str:
 def local_time(seconds: float) -> str:
     """For people: the date and time here."""
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def work_line(queues: Iterable[str]) -> str:
+    """What to type to run samples of these queues."""
+    return f"mrun work --queues {shlex.quote(','.join(queues))}"
 
 
 def counted(count: int, one: str, many: str = "") -> str:

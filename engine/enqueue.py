@@ -95,7 +95,7 @@ class Queued(msgspec.Struct, frozen=True):
     sample_count: int
     #: Nodes times their samples: so many scripts will run.
     script_count: int
-    #: Where the nodes that nothing depends on, and that have one sample, will print to; the first few.
+    #: Where the nodes that nothing depends on, and that have one sample, will print to; a few, the last one first.
     last_outputs: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -227,7 +227,8 @@ def _last_outputs(plan: Plan) -> Iterator[str]:
     parents = {parent for node in plan.nodes for parent in (*node.all_parents, *node.each_parents)}
     barred = {barrier.parent for barrier in plan.barriers}
     found = 0
-    for index, node in enumerate(plan.nodes):
+    for index in reversed(range(len(plan.nodes))):
+        node = plan.nodes[index]
         if index in parents or node.step in barred or plan.size(plan.steps[node.step]) != 1:
             continue
         text = NodeText(plan, index)

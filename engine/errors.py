@@ -115,3 +115,9 @@ class LauncherError(MrunError):
     """A scheduler or a launcher refused, or is missing."""
 
     exit_code = ExitCode.SCHEDULER
+
+
+class LauncherAwayError(LauncherError):
+    """The scheduler does not answer now, or takes no more jobs for now; it may later."""
+
+    is_retryable = True

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from mrun.launchers.resources import Prefix, Resources
+from collections.abc import Mapping
+from typing import ClassVar
 
-
-class LocalLauncher:
-    """Starts scripts directly: the kernel reads the `#!` line."""
-
-    name = "local"
-
-    def command(self, script_path: str) -> tuple[str, ...]:
-        """Only the script."""
-        return (script_path,)
+from mrun.engine.errors import LauncherError
+from mrun.launchers.base import ONE_CORE, Allocation, Launcher
+from mrun.launchers.resources import Needs, Prefix, Resources
 
 
 def words(asked: Resources) -> tuple[str, ...]:
@@ -22,3 +17,24 @@ def words(asked: Resources) -> tuple[str, ...]:
 
 
 PREFIX = Prefix(words, frozenset({"nodes", "procs"}))
+
+
+class LocalLauncher(Launcher):
+    """Starts scripts directly: the kernel reads the `#!` line."""
+
+    name: ClassVar[str] = "local"
+    prefix = PREFIX
+
+    def detect(self, environment: Mapping[str, str]) -> Allocation | None:
+        """Nobody allocates this machine."""
+        return None
+
+    def command(self, script_path: str, needs: Needs = ONE_CORE) -> tuple[str, ...]:
+        """Only the script: what it needs is counted by the worker."""
+        return (script_path,)
+
+    def worker_command(self, worker: tuple[str, ...], nodes: int) -> tuple[str, ...]:
+        """The worker itself, on one node."""
+        if nodes > 1:
+            raise LauncherError(f"Without a scheduler there is one node, and not {nodes}.", hint="Set batch.type.")
+        return worker

@@ -27,6 +27,22 @@ class Resources(msgspec.Struct, frozen=True):
     has_mpiexec: bool = False
 
 
+class Needs(msgspec.Struct, frozen=True):
+    """What a whole script needs, in numbers: where it is a scheduler that starts it."""
+
+    nodes: int = 1
+    procs: int = 1
+    cores_per_task: int = 1
+    gpus: int = 0
+    walltime_s: float | None = None
+    is_exclusive: bool = False
+
+    @property
+    def cores(self) -> int:
+        """All cores of all processes."""
+        return self.procs * self.cores_per_task
+
+
 class Prefix(msgspec.Struct, frozen=True):
     """How a scheduler's words before a command are made.
 

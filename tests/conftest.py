@@ -35,6 +35,11 @@ def server_binary(kind: str) -> str | None:
     return str(get_binary_path()) if kind == "valkey" else shutil.which("redis-server")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options must stand here: a folder's own conftest.py is read too late for them."""
+    parser.addoption("--soak", action="store_true", help="with -m chaos: the long runs, too (15 minutes)")
+
+
 class TestServer:
     """A server on a socket of its own, which a test may kill and start again on its data."""
 
@@ -52,11 +57,16 @@ class TestServer:
         self.socket = self.directory / "s"
         self.url = f"unix://{self.socket}"
         self.process: subprocess.Popen[bytes] | None = None
+        #: What the server's process is to find beside our own variables.
+        self.environment: dict[str, str] = {}
 
     def start(self) -> None:
         words = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", ""]
         words += ["--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning"]
-        self.process = subprocess.Popen([self.binary, *words], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        environment = dict(os.environ) | self.environment
+        self.process = subprocess.Popen(
+            [self.binary, *words], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        )
         wait_until(self._answers, "the test server answers")
 
     def client(self) -> sync_redis.Redis:

@@ -7,7 +7,7 @@ import click
 
 from mrun.cli.commands.restart import find_workspace
 from mrun.cli.invocation import Invocation, Session, takes_invocation
-from mrun.cli.shown import counted
+from mrun.cli.shown import counted, work_line
 from mrun.cli.waiting import Display, wait_for_end
 from mrun.engine.growth import Added, StillRunningError, add_samples
 
@@ -67,7 +67,7 @@ def command(invocation: Invocation, study: str, samples_file: str, is_lenient: b
     output.say(f"{queued.study}  {queued.name}: {counted(added.added, 'sample')} added, {queued.sample_count:,} in all"
                + (f"; run {added.run}" if added.is_new_run else ""))  # fmt: skip
     output.say(f"workspace  {queued.workspace}")
-    output.note(f"run it:     mrun work --queues {','.join(queued.queues)}")
+    output.note(f"run it:     {work_line(queued.queues)}")
 
 
 async def _wait(invocation: Invocation, session: Session, study: str) -> None:

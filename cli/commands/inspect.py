@@ -9,6 +9,7 @@ import click
 
 from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.cli.output import Output
+from mrun.cli.shown import work_line
 from mrun.engine.store.views import Inspection
 
 
@@ -55,7 +56,7 @@ def unheard(found: Inspection, studies: Collection[str] | None = None) -> list[s
     """A line for each queue that has samples to run, of these studies or of any, and no worker."""
     rows = [row for row in found.queues if studies is None or row.study in studies]
     queues = dict.fromkeys(row.queue for row in rows if row.ready and not row.workers)
-    return [f"no worker listens to queue '{queue}': start one with mrun work --queues {queue}" for queue in queues]
+    return [f"no worker listens to queue '{queue}': start one with {work_line([queue])}" for queue in queues]
 
 
 def _show_queues(output: Output, found: Inspection) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import anyio
 import click
 import msgspec
 
-from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.invocation import Invocation, current_dir, takes_invocation
 from mrun.cli.output import Output
-from mrun.cli.shown import counted
+from mrun.cli.shown import counted, work_line
 from mrun.engine.enqueue import Checked, Order, Queued, check, enqueue, prepare
 from mrun.engine.errors import UsageError
 from mrun.engine.plan.dry import INSTANCES_MOST, write_scripts
@@ -134,7 +133,7 @@ def _pairs(words: tuple[str, ...], separator: str, rule: str, example: str) -> d
 
 def check_order(order: Order) -> Checked:
     """Everything that can be wrong with the spec, before a server is looked for."""
-    return check(order, os.environ, str(Path.cwd()))
+    return check(order, os.environ, current_dir())
 
 
 def say_queued(output: Output, queued: Queued, write: Callable[[str], None]) -> None:
@@ -261,7 +260,7 @@ def queue_checked(
     output.ids([queued.study])
     say_queued(output, queued, output.say)
     output.note(server_line(broker))
-    output.note(f"run it:    mrun work --queues {','.join(queued.queues)}")
+    output.note(f"run it:    {work_line(queued.queues)}")
 
 
 def server_line(broker: Broker) -> str:

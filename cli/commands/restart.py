@@ -9,7 +9,7 @@ import msgspec
 from mrun.cli.commands.queue import ManyValues
 from mrun.cli.invocation import Invocation, Session, takes_invocation
 from mrun.cli.output import Output
-from mrun.cli.shown import counted
+from mrun.cli.shown import counted, work_line
 from mrun.engine.errors import NotFoundError
 from mrun.engine.reopen import Reopened, reopen, workspace_of
 from mrun.engine.work.history import UNFINISHED, Selection
@@ -47,7 +47,7 @@ def say_reopened(output: Output, reopened: Reopened) -> None:
     output.say(f"{queued.study}  {queued.name}: run {reopened.run}, {counted(reopened.again, 'script')} to run, "
                f"{reopened.kept - reopened.left:,} finished{left}")  # fmt: skip
     output.say(f"workspace  {queued.workspace}")
-    output.note(f"run it:     mrun work --queues {','.join(queued.queues)}")
+    output.note(f"run it:     {work_line(queued.queues)}")
 
 
 @click.command("restart")

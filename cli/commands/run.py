@@ -25,7 +25,7 @@ from mrun.cli.commands.queue import (
 )
 from mrun.cli.failures import failures_of
 from mrun.cli.invocation import Invocation, Session, takes_invocation
-from mrun.cli.shown import FailedPlace, counted, duration, show_study, study_json
+from mrun.cli.shown import FailedPlace, counted, duration, show_study, study_json, work_line
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
 from mrun.engine.enqueue import Checked, Order, Queued, enqueue, prepare
 from mrun.engine.errors import BrokerError, ExitCode, LauncherError, MrunError
@@ -177,7 +177,7 @@ class _Runner:
         queues = {queue for status in ended.statuses if not status.is_ended for step in status.steps
                   for queue in step.queues}  # fmt: skip
         self._output.note(f"{why}; the study stays queued:")
-        self._output.note(f"  mrun work --queues {','.join(sorted(queues))} --exit-when-done   goes on with it")
+        self._output.note(f"  {work_line(sorted(queues))} --exit-when-done   goes on with it")
         self._output.note(f"  mrun cancel {study}   ends it")
 
     def _start_worker(self, study: str, queues: Sequence[str]) -> None:
@@ -253,13 +253,13 @@ def _verdict(statuses: Sequence[StudyStatus]) -> Text:
 
 
 def _last_outputs(queued: Queued) -> dict[str, str]:
-    """What the nodes that nothing depends on printed: usually the study's answer."""
-    outputs = {}
-    for path in queued.last_outputs[:_OUTPUTS_SHOWN]:
+    """What the nodes that nothing depends on printed: usually the study's answer. The last step's comes last."""
+    outputs: dict[str, str] = {}
+    for path in queued.last_outputs:
         try:
             text = Path(path).read_bytes()[-_OUTPUT_BYTES:].decode(errors="replace")
         except OSError:
             continue
-        if text.strip():
+        if text.strip() and len(outputs) < _OUTPUTS_SHOWN:
             outputs[path] = text
-    return outputs
+    return dict(reversed(outputs.items()))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import click
 
 from mrun.cli.commands.queue import queue_checked, turn_options
-from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.invocation import Invocation, current_dir, takes_invocation
 from mrun.engine.enqueue import Order
 from mrun.engine.errors import UsageError
 from mrun.engine.plan.array import parse_array
@@ -78,7 +77,7 @@ def command(
     submission = Submission(
         name,
         words,
-        str(Path.cwd()),
+        current_dir(),
         parse_array(array) if array is not None else None,
         samples_file,
         tuple(label.strip() for label in columns.split(",")) if columns is not None else (),

@@ -20,7 +20,7 @@ import structlog
 
 from mrun import __version__
 from mrun.cli.commands.queue import ManyValues, order_options, read_order
-from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.invocation import Invocation, current_dir, takes_invocation
 from mrun.cli.logs import set_up_logging
 from mrun.cli.output import Output, our_error
 from mrun.engine.enqueue import workers_of
@@ -32,11 +32,13 @@ from mrun.engine.settings import Settings
 from mrun.engine.store.bells import Bells
 from mrun.engine.store.connect import Broker, check_server, open_broker
 from mrun.engine.store.seal import load_seal
-from mrun.engine.store.store import Store
+from mrun.engine.store.store import LONGEST_PAUSE_S, Store
 from mrun.engine.work.desk import Desk, WorkerOptions
 from mrun.engine.work.guard import GuardLink, run_guarded
 from mrun.engine.work.worker import Worker
+from mrun.launchers.base import Allocation
 from mrun.launchers.local import LocalLauncher
+from mrun.launchers.surroundings import look_around
 
 #: A worker tries to reach a server that is away until it is told to stop.
 _FOR_EVER_S = float("inf")
@@ -58,7 +60,11 @@ log = structlog.get_logger()
 @click.option("--echo", "is_echo", is_flag=True, help="Print the commands that start SPEC's workers; start nothing.")
 @click.option("--name", metavar="NAME", default="", help="What mrun inspect calls this worker.")
 @click.option("--queues", metavar="Q1,Q2", help="Queues (task_queue of steps) to take samples from. [default: SPEC's]")
-@click.option("--slots", type=click.IntRange(1, 4096), help="Scripts to run at once. [default: as SPEC says, or cores]")
+@click.option(
+    "--slots",
+    type=click.IntRange(1, 4096),
+    help="Scripts to run at once. [default: as SPEC says, or this node's cores]",
+)
 @click.option(
     "--lease",
     "lease_s",
@@ -122,14 +128,16 @@ def command(
     if len(orders) > 1:
         sys.exit(_run_all(lines, settings, broker))
     (order,) = orders
+    set_up_logging(log_level)
+    around = anyio.run(look_around, os.environ)
     options = WorkerOptions(
         queues=order.queues,
-        slots=slots or order.slots or len(os.sched_getaffinity(0)),
+        slots=slots or order.slots or _cores(around.allocation),
         lease_s=settings.lease_s,
         root_study=root_study,
         is_exit_when_done=is_exit_when_done,
-        environment=step_environment(os.environ, settings, broker),
-        ends_at_s=_allocation_end_s(os.environ, walltime_s),
+        environment=step_environment(os.environ, settings, broker) | around.step_variables,
+        ends_at_s=_end_s(around.allocation, walltime_s),
     )
     parent = os.environ.get("MRUN_PARENT", "")
     if parent.isdigit() and os.getppid() != int(parent):
@@ -156,7 +164,7 @@ def _orders(
             "Which queues? Neither --queues nor a spec was given.", hint="For example: mrun work --queues sim,train"
         )
     host = socket.gethostname()
-    found = workers_of(read_order(spec, variables, None), os.environ, str(Path.cwd()), host, steps)
+    found = workers_of(read_order(spec, variables, None), os.environ, current_dir(), host, steps)
     invocation.output.warn(found.warnings)
     if not found.here:
         elsewhere = ", ".join(found.elsewhere)
@@ -234,12 +242,16 @@ def _run_all(lines: Sequence[list[str]], settings: Settings, broker: Broker) -> 
     return max((code if code >= 0 else 128 - code for code in codes), default=int(ExitCode.DONE))
 
 
-def _allocation_end_s(environment: Mapping[str, str], walltime_s: float | None) -> float | None:
-    """When this allocation ends: by option, else as Slurm tells it."""
+def _cores(allocation: Allocation | None) -> int:
+    """Cores of this node that are ours: as the scheduler tells it, else as the kernel does."""
+    return (allocation.cores if allocation else 0) or len(os.sched_getaffinity(0))
+
+
+def _end_s(allocation: Allocation | None, walltime_s: float | None) -> float | None:
+    """When this allocation ends: by option, else as the scheduler tells it."""
     if walltime_s is not None:
         return time.time() + walltime_s
-    end = environment.get("SLURM_JOB_END_TIME", "")
-    return float(end) if end.isdigit() else None
+    return allocation.ends_at_s if allocation else None
 
 
 def step_environment(environment: Mapping[str, str], settings: Settings, broker: Broker) -> dict[str, str]:
@@ -294,7 +306,9 @@ async def _work(settings: Settings, broker: Broker, options: WorkerOptions, name
     try:
         for warning in (await check_server(client)).warnings:
             log.warning("server_unfit", why=warning)
-        store = Store(client, settings.namespace, patience_s=_FOR_EVER_S)
+        # As often as it beats, at least: after an outage its lease is short, and begins with whoever comes back first.
+        pause_s = min(LONGEST_PAUSE_S, options.lease_s / 8)
+        store = Store(client, settings.namespace, patience_s=_FOR_EVER_S, longest_pause_s=pause_s)
         bells = Bells(bell_client, settings.namespace, options.queues)
         worker = Worker(Desk(worker_id, facts, options), store, bells, load_seal(settings.config_dir))
         await worker.run(LocalLauncher(), link)

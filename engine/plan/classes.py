@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
+from mrun.engine.plan.launching import Launching
 from mrun.engine.plan.model import Terms
 from mrun.engine.plan.steps import DraftStep
 
@@ -62,12 +64,20 @@ class Classes:
             resource_class=self._class(step.terms.needs, draft.walltime_s),
             script_ending=".sh" if draft.launching.batch_type == "local" else ".slurm.sh",
             texts=tuple(column[number] for column in step.scripts.columns),
+            **_starting(draft.launching) if step.mode == "step" else {},
         )
 
     def _class(self, needs: tuple[tuple[str, str], ...], walltime_s: float | None) -> int:
         if walltime_s is not None and self._is_coarse:
             walltime_s = 2 ** (math.ceil(math.log2(walltime_s) * _CLASSES_A_DOUBLING) / _CLASSES_A_DOUBLING)
         return self._numbers.setdefault((needs, walltime_s), len(self._numbers))
+
+
+def _starting(launching: Launching) -> dict[str, Any]:
+    """Who starts the scripts of a step with `mode: step`. Without a scheduler, that is the worker, as always."""
+    if launching.batch_type == "local":
+        return {}
+    return {"started_by": launching.batch_type, "needs": launching.needs}
 
 
 def _max_fails(text: str | None, size: int) -> int | None:

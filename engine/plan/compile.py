@@ -111,7 +111,7 @@ def draft_study(spec: Spec, place: Place, findings: Findings) -> Draft:
     parameters = read_parameters(spec, resolver, findings)
     names = shown_names(spec, resolver)
     table = ParameterTable({parameter.name: parameter for parameter in parameters}, names)
-    steps = read_steps(spec, resolver, table, findings)
+    steps = read_steps(spec, resolver, table, place.cwd, findings)
     _check_env(spec, resolver)
     description = resolver.study_text(spec.description, "the study's description")
     level_max_dirs, files = _read_samples(spec, resolver, findings)
@@ -233,6 +233,9 @@ def _check_queues(steps: Sequence[DraftStep], findings: Findings) -> None:
     for step in steps:
         if not any(not isinstance(piece, str) or piece.strip() for piece in step.queue):
             findings.error(step.step.run.task_queue, f"The task_queue of step '{step.name}' is empty.")
+        if any(isinstance(piece, str) and "," in piece for piece in step.queue):
+            message = f"The task_queue of step '{step.name}' holds a comma, which stands between queues elsewhere."
+            findings.error(step.step.run.task_queue, message, hint="Use another character in its name.")
 
 
 def _make_steps(draft: Draft, templater: Templater) -> tuple[PlanStep, ...]:
@@ -256,7 +259,8 @@ def _make_step(step: DraftStep, draft: Draft, templater: Templater, classes: Cla
         cmd=templater.template(cmd, step),
         restart=None if restart is None else templater.template(restart, step),
         uses_samples=step.uses_samples,
-        files=draft.files if step.uses_samples else "full",
+        # Lean and packed scripts are in the memory of the worker, where no other node finds them.
+        files=draft.files if step.uses_samples and step.mode == "inside" else "full",
         is_warm=step.is_warm,
         first_node=first_node,
         rows=rows,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from mrun.launchers.prefixes import PREFIXES
-from mrun.launchers.resources import Resources
+from mrun.launchers.resources import Needs, Resources
 
 #: Keys of a step that are counted, and their least number.
 COUNTS = {
@@ -103,6 +103,19 @@ class Launching(msgspec.Struct, frozen=True):
     def procs(self) -> int:
         """How many processes the step has: one for each node if nothing else is said."""
         return self.counts.get("procs", self.counts.get("nodes", 1))
+
+    @property
+    def needs(self) -> Needs:
+        """What a whole script of it needs."""
+        counts = self.counts
+        return Needs(
+            nodes=counts.get("nodes", 1),
+            procs=self.procs,
+            cores_per_task=counts.get("cores per task", 1),
+            gpus=counts.get("gpus", self.procs * counts.get("gpus per task", 0)),
+            walltime_s=self.walltime_s,
+            is_exclusive=self.is_exclusive,
+        )
 
     @property
     def _counts(self) -> dict[str, str]:

@@ -10,6 +10,8 @@ import enum
 
 import msgspec
 
+from mrun.launchers.resources import Needs
+
 #: How files of samples can be kept: see work/files.py.
 WAYS_OF_FILES = ("full", "lean", "packed")
 
@@ -97,6 +99,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     script_ending: str = ".sh"
     #: What stands in the templates' holes of kind TERMS_TEXT.
     texts: tuple[str, ...] = ()
+    #: The batch type whose launcher starts its scripts, each on what it needs (`mode: step`). Empty: the worker itself.
+    started_by: str = ""
+    needs: Needs = Needs()
 
 
 class PlanStep(Terms, frozen=True, kw_only=True, omit_defaults=True):

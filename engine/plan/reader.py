@@ -51,7 +51,7 @@ class SampleReader:
         if self._rows is not None:
             row = self._rows[index]
             width = len(self._table.columns)
-            texts = [_text(value) for value in (row[:width] if row.ndim else row.reshape(1))]
+            texts = [_text(value) for value in row[:width]] if row.ndim else [_text(row)]
             # Fewer columns than labels were let pass when the study was queued.
             return (*texts, *[""] * (width - len(texts)))
         assert self._offsets is not None

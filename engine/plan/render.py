@@ -10,6 +10,8 @@ from mrun.engine.plan.model import Plan, PlanParameter, PlanStep, Template, Toke
 from mrun.engine.plan.paths import all_paths, sample_path
 from mrun.engine.plan.tokens import safe_name
 
+#: Of so many directories of samples the path is kept: slots of one worker are in different places of a node.
+_PATHS_MOST = 128
 _SAMPLE_NAMES = {
     TokenKind.SAMPLE_ID: "MERLIN_SAMPLE_ID",
     TokenKind.SAMPLE_PATH: "MERLIN_SAMPLE_PATH",
@@ -41,8 +43,8 @@ class NodeText:
         self.shell = self.terms.shell
         self.size = plan.size(step)
         self._first_size = plan.samples.first_count if step.uses_samples and plan.samples else 1
-        #: Of the sample asked for last: its index without the last digit, the path above it, the width of that digit.
-        self._above = (-1, "", 0)
+        #: Of samples asked for lately: index without the last digit → the path above it, the width of that digit.
+        self._above: dict[int, tuple[str, int]] = {}
         self.instance_name = f"{step.directory}_{labels}" if labels else step.directory
         self.directory = self._directory(step)
         self._cmd = self._body(step.cmd)
@@ -86,15 +88,18 @@ class NodeText:
         return f"{self.directory}/{path}" if path else self.directory
 
     def _sample_path(self, sample_index: int) -> str:
-        # Samples come in a row: all but the last level is that of the one before, mostly.
+        # Samples come in a row for each slot: all but the last level is that of the one before, mostly.
         above, digit = divmod(sample_index, self._plan.level_max_dirs)
-        if above != self._above[0]:
+        known = self._above.get(above)
+        if known is None:
             path = sample_path(sample_index, self._first_size, self._plan.level_max_dirs)
             head, slash, last = path.rpartition("/")
             if not slash:
                 return path
-            self._above = (above, head + slash, len(last))
-        return f"{self._above[1]}{digit:0{self._above[2]}d}"
+            if len(self._above) >= _PATHS_MOST:
+                self._above.clear()
+            known = self._above[above] = (head + slash, len(last))
+        return f"{known[0]}{digit:0{known[1]}d}"
 
     def _labels(self, step: PlanStep) -> str:
         """The sanitised labels of that step's parameters in this node's row."""

@@ -154,7 +154,8 @@ class Resolver:
     def _note_unknown(self, use: Use, where: Where) -> None:
         hint = nearest_hint(use.name, self._known_names(), lists_known=False)
         if where.is_script:
-            hint = f"{hint} Write '\\$({use.name})' if it is meant for the shell.".lstrip()
+            shell = f"Write '$( {use.name})' if the shell is to run it, or '\\$({use.name})' within quotes."
+            hint = f"{hint} {shell}".lstrip()
         self.findings.error(use.text, f"'$({use.name})' is not a known name.", offset=use.offset, hint=hint)
 
     def _warn_of_command(self, use: Use) -> None:

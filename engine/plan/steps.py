@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -12,6 +14,7 @@ from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.names import Meaning
 from mrun.engine.plan.resolve import EVERYWHERE, Pieces, Resolver, Where
 from mrun.engine.plan.scripts import DraftScripts, read_scripts
+from mrun.engine.plan.started import check_started
 from mrun.engine.plan.terms import WITH_PARAMETERS, ParameterTable, StepTerms, StepTexts, read_terms
 from mrun.engine.plan.tokens import safe_name
 from mrun.engine.plan.warm import read_warm
@@ -38,14 +41,18 @@ class DraftStep(msgspec.Struct, frozen=True):
     starred: tuple[int, ...]
     uses_samples: bool
     is_warm: bool
+    #: inside or step.
+    mode: str
 
 
-def read_steps(spec: Spec, resolver: Resolver, table: ParameterTable, findings: Findings) -> tuple[DraftStep, ...]:
+def read_steps(
+    spec: Spec, resolver: Resolver, table: ParameterTable, cwd: str, findings: Findings
+) -> tuple[DraftStep, ...]:
     """Read every step, noting all that is wrong with it. The resolver learns their expanded names."""
     names = [_name_text(step.name, f"the name of step '{step.name.value}'", resolver) for step in spec.steps]
     _check_names(spec, names, findings)
     resolver.step_numbers.update({name: index for index, name in enumerate(names)})
-    sources = [resolver.study_text(source, "env.sources") for source in spec.sources]
+    sources = [_source_path(source, resolver, cwd, findings) for source in spec.sources]
     reader = _Reader(spec, resolver, table, sources, findings)
     drafts = tuple(reader.read(names[index], index, step) for index, step in enumerate(spec.steps))
     _check_circles(drafts, findings)
@@ -67,10 +74,13 @@ class _Reader:
 
     def read(self, name: str, index: int, step: Step) -> DraftStep:
         run, texts = step.run, StepTexts(step, self._resolver)
-        self._check_supported(step, texts)
+        mode = self._mode(step, texts)
         has_mpiexec = self._resolver.variables.is_command("mpiexec")
         terms = read_terms(self._spec, step, texts, self._table, self._findings, has_mpiexec=has_mpiexec)
         scripts = read_scripts(self._spec, step, texts, terms, self._sources, self._findings)
+        is_warm = read_warm(self._spec, step, self._resolver, terms, scripts, self._findings)
+        if mode == "step":
+            check_started(step, terms, is_warm=is_warm, findings=self._findings)
         queue = texts.read(run.task_queue, "task_queue")
         texts.read(step.name, "name", EVERYWHERE)
         texts.read(step.description, "description", EVERYWHERE)
@@ -89,7 +99,8 @@ class _Reader:
             ordinary=ordinary,
             starred=starred,
             uses_samples=any(piece.meaning is Meaning.SAMPLE for piece in meant),
-            is_warm=read_warm(self._spec, step, self._resolver, terms, scripts, self._findings),
+            is_warm=is_warm,
+            mode=mode,
         )
 
     def _dependencies(self, step: Step, texts: StepTexts) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -110,14 +121,30 @@ class _Reader:
                 self._findings.error(text, message, hint=hint)
         return tuple(ordinary), tuple(starred)
 
-    def _check_supported(self, step: Step, texts: StepTexts) -> None:
+    def _mode(self, step: Step, texts: StepTexts) -> str:
+        """How its scripts are started. What is not supported is noted."""
         run, name = step.run, step.name.value
         text = run.undecided.get("mode")
         mode = run.mode if text is None else self._resolver.study_text(text, texts.what("mode")).strip()
-        if mode != "inside":
+        if mode not in ("inside", "step"):
             self._findings.error(text or step.name, f"'mode: {mode}' of step '{name}' is not supported yet.")
         for amount in list(run.named_resources.values())[:1]:
             self._findings.error(amount, f"Named resources of step '{name}' are not supported yet.")
+        return mode
+
+
+def _source_path(source: Text, resolver: Resolver, cwd: str, findings: Findings) -> str:
+    """A file of env.sources. Scripts run in directories of their own: a relative one is taken from where the spec is."""
+    text = resolver.study_text(source, "env.sources")
+    if not text.strip() or text.startswith(("/", "~", "$")) or len(text.split()) > 1:
+        return text
+    for directory in (resolver.values["SPECROOT"], cwd):
+        path = os.path.normpath(os.path.join(directory, text))
+        if os.path.isfile(path):
+            return shlex.quote(path)
+    message = f"There is no '{text}' beside the spec or here: each script will look for it in its own directory."
+    findings.warn(source, message)
+    return text
 
 
 def _name_text(text: Text, what: str, resolver: Resolver) -> str:

@@ -12,7 +12,7 @@ from mrun.engine.plan.terms import StepTerms
 from mrun.engine.spec.model import Spec, Step, Text
 from mrun.engine.spec.texts import parse_flag
 
-_SHELL = re.compile(r"(/\S+/)?(sh|dash|bash)|/\S+/env\s+(sh|dash|bash)")
+_SHELL = re.compile(r"/\S+/(sh|dash|bash)|/\S+/env\s+(sh|dash|bash)")
 
 
 def _words(*words: str) -> str:
@@ -79,7 +79,8 @@ def read_warm(
     name = step.name.value
     for shell in dict.fromkeys(one.shell for one in terms.different):
         if not _SHELL.fullmatch(shell):
-            message = f"Step '{name}' can't be warm: its shell is '{shell}', and not sh, dash or bash without options."
+            message = f"Step '{name}' can't be warm: its shell is '{shell}',"
+            message = f"{message} and not the path of sh, dash or bash without options."
             findings.error(
                 step.run.shell or spec.batch.shell, message, hint="Remove 'warm: true', or change the shell."
             )

@@ -70,7 +70,7 @@ def _parameter(name: Text, block: Block) -> Parameter:
     block.refuse_unknown(("values", "label", "name"))
     values = _values(name, block)
     is_list = isinstance(block.node("label"), Sequence)
-    label = _labels(block, len(values)) if is_list else _template(name, block, values)
+    label = _labels(block, len(values)) if is_list else _template(name, block)
     return Parameter(name, values, label, block.text("name"))
 
 
@@ -95,16 +95,8 @@ def _labels(block: Block, value_count: int) -> tuple[Text, ...]:
     return labels
 
 
-def _template(name: Text, block: Block, values: tuple[Text, ...]) -> Text:
-    label = block.required_text("label", f"Add 'label: {name.value}.%%', for example: %% stands for the value.")
-    distinct = {value.value for value in values}
-    if label.value and "%%" not in label.value and len(distinct) > 1:
-        block.problems.add(
-            f"The label {quoted(label.value)} of {block.name} is the same for {len(distinct)} different values.",
-            label,
-            f"Write '{label.value}.%%': %% stands for the value.",
-        )
-    return label
+def _template(name: Text, block: Block) -> Text:
+    return block.required_text("label", f"Add 'label: {name.value}.%%', for example: %% stands for the value.")
 
 
 def _check_lengths(parameters: list[Parameter], problems: Problems) -> None:

@@ -22,7 +22,7 @@ import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from mrun.engine.errors import BrokerAwayError, BrokerError, MrunError, SettingsError, UsageError
+from mrun.engine.errors import BrokerAwayError, BrokerError, MrunError, NotFoundError, SettingsError, UsageError
 from mrun.engine.settings import Secret, Settings
 from mrun.engine.store.server import MIN_VERSION, ServerFacts, find_own_server, start_own_server
 from mrun.engine.store.server_files import ACCESS_FILE, Access, read_access
@@ -386,6 +386,8 @@ def _refusal(error: redis.exceptions.RedisError, server: str, text: str) -> Mrun
             f"{server} is a part of a cluster that does not hold the keys of this namespace.",
             hint="Name the part that holds them, or choose another namespace.",
         )
+    if text.startswith(("NOGROUP ", "ERR no such key", "no such key")):
+        return NotFoundError(f"{server} has no such stream or group any more: {text}.", hint="Look again.")
     if isinstance(error, (kinds.ClusterDownError, kinds.TryAgainError)) or text.startswith(_PASSING):
         return BrokerAwayError(f"{server} can't answer now: {text}.", hint="Try again in a moment.")
     return MrunError(f"{server} refused a command of mrun: {text}.", hint="This is a bug in mrun: please report it.")

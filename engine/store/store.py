@@ -85,7 +85,7 @@ class Store:
         client: connection pool; redis-py's own retries must be off.
         namespace: prefix of all keys.
         patience_s: for how long a move is tried again while the server is away. 0: once; workers wait for ever.
-        longest_pause_s: between two tries. Less than a lease: who comes back late from an outage would be believed dead.
+        longest_pause_s: between two tries. Less than a lease: who comes back late from an outage is believed dead.
     """
 
     def __init__(
@@ -282,12 +282,13 @@ class Store:
             try:
                 with translate_errors(url_of(self.client)):
                     answer = await call()
-                self._note_back()
-                return answer
             except BrokerAwayError as error:
                 if time.monotonic() + pause_s > deadline:
                     raise
                 self._note_away(error)
+            else:
+                self._note_back()
+                return answer
             await anyio.sleep(pause_s * random.uniform(0.5, 1))
             pause_s = min(2 * pause_s, self._longest_pause_s)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
 
 from mrun.engine.errors import NotFoundError, SealError
+from mrun.engine.store.connect import translate_errors, url_of
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 
@@ -16,6 +18,10 @@ from mrun.engine.store.store import Store
 UNFINISHED = ("running", "held", "stopping")
 #: What `last` and `all` stand for is decided here; no study id holds these letters together.
 LAST, ALL = "last", "all"
+
+
+#: How a move speaks of a node, for it knows no names.
+_NODE = re.compile(r"of node (\d+)")
 
 
 class StepFacts(msgspec.Struct, frozen=True, array_like=True):
@@ -153,12 +159,13 @@ class Views:
             if not studies:
                 raise NotFoundError("The server knows no study.", hint="`mrun queue SPEC` queues one.")
             return studies[-1:]
-        if os.sep in selector or selector in (".", ".."):
+        known = [s for s in studies if s == selector] or [s for s in studies if s.startswith(selector)]
+        if os.sep in selector or selector in (".", "..") or (not known and os.path.isdir(selector)):
             wanted = os.path.realpath(selector)
             facts = await self._facts(studies, "workspace")
             found = [s for s, (path,) in zip(studies, facts, strict=True) if path and os.path.realpath(path) == wanted]
         else:
-            found = [s for s in studies if s == selector] or [s for s in studies if s.startswith(selector)]
+            found = known
         if len(found) == 1:
             return found
         if found:
@@ -188,7 +195,7 @@ class Views:
             root=raw.get("root", study),
             queued_at=int(raw["queued_at_ms"]) / 1000,
             ended_at=int(raw["ended_at_ms"]) / 1000 if "ended_at_ms" in raw else None,
-            why=raw.get("why", ""),
+            why=_NODE.sub(lambda found: f"of step '{_step_name(facts, int(found[1]))}'", raw.get("why", "")),
             steps=tuple(_step_status(fact, count, is_ended) for fact, count in zip(facts, counts, strict=True)),
         )
 
@@ -262,15 +269,17 @@ class Views:
         oldest_ms: float | None = None
         for number in range(classes):
             stream = self._keys.stream(queue, study, number)
-            if not await self._store.call("EXISTS", stream):
+            client = self._store.client
+            try:
+                with translate_errors(url_of(client)):
+                    entries += int(await client.xlen(stream))
+                    pending += int((await client.xpending(stream, "workers"))["pending"])
+                    for detail in await client.xpending_range(stream, "workers", "-", "+", 1):
+                        oldest_ms = max(oldest_ms or 0.0, float(detail["time_since_delivered"]))
+                    consumers += len(await client.xinfo_consumers(stream, "workers"))
+            except NotFoundError:
+                # Streams that empty are deleted, also between two of these calls; a group may be lost.
                 continue
-            entries += int(await self._store.call("XLEN", stream))
-            summary = await self._store.client.xpending(stream, "workers")
-            pending += int(summary["pending"])
-            details = await self._store.client.xpending_range(stream, "workers", "-", "+", 1)
-            for detail in details:
-                oldest_ms = max(oldest_ms or 0.0, float(detail["time_since_delivered"]))
-            consumers += len(await self._store.client.xinfo_consumers(stream, "workers"))
         return QueueStatus(
             queue=queue,
             study=study,

@@ -71,6 +71,7 @@ class Desk:
         #: Studies that this worker does not want any more, and why.
         self.refused: dict[str, str] = {}
         self.stop = Stop.NONE
+        self.drain_asked, self.end_asked = anyio.Event(), anyio.Event()
         #: A claim has ended, or should be settled or handed back now.
         self.settle_wanted = Nudge()
         self.slot_freed = Nudge()
@@ -95,6 +96,9 @@ class Desk:
         if how <= self.stop:
             return
         self.stop = how
+        self.drain_asked.set()
+        if how is Stop.NOW:
+            self.end_asked.set()
         for held in self.held.values():
             if how is Stop.NOW:
                 held.end_now(Ending.DRAINED)

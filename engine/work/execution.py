@@ -11,10 +11,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from mrun.engine.errors import MrunError, WorkspaceError
+from mrun.engine.errors import LauncherError, MrunError, WorkspaceError
 from mrun.engine.plan.render import NodeText
 from mrun.engine.records import Claim
 from mrun.engine.work.files import Ended, Files, FullFiles, Instance, Ready
+from mrun.engine.work.launched import LaunchedProcess
 from mrun.engine.work.lean import LeanFiles
 from mrun.engine.work.outcomes import Exit
 from mrun.engine.work.packed import PackedFiles
@@ -22,6 +23,7 @@ from mrun.engine.work.processes import Running, Spawner, Watcher
 from mrun.engine.work.studies import WorkedStudy
 from mrun.engine.work.warm import WarmProcess, WarmScript, WarmShells, is_bash, needs_whole_shell
 from mrun.launchers.base import Launcher
+from mrun.launchers.find import launcher_named
 
 
 class StartError(MrunError):
@@ -67,6 +69,8 @@ class Executor:
 
     def __init__(self, launcher: Launcher, watcher: Watcher, environment: Mapping[str, str], worker: str) -> None:
         self._launcher = launcher
+        #: Those of steps that are started by a scheduler, by batch type.
+        self._launchers: dict[str, Launcher] = {}
         self._spawner = Spawner(watcher)
         self._environment = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
         self._warm = WarmShells(self._environment, watcher)
@@ -99,7 +103,7 @@ class Executor:
         except OSError as error:
             what = f" '{error.filename}'" if error.filename else ""
             raise StartError(f"Sample {sample} could not be started: {error.strerror}{what}.") from error
-        except WorkspaceError as error:
+        except (WorkspaceError, LauncherError) as error:
             raise StartError(error.message, hint=error.hint) from error
         except (ValueError, LookupError) as error:
             # A NUL in a name; a node or a row that the plan does not have, by a task that somebody forged.
@@ -125,17 +129,27 @@ class Executor:
 
     def _begin(self, ready: Ready) -> Running:
         text, environment = ready.instance.text, self._sample_environment(ready)
+        launcher = self._launcher_for(text.terms.started_by)
         # Another launcher starts the script by words of its own.
-        if text.step.is_warm and self._launcher.name == "local":
+        if text.step.is_warm and launcher.name == "local":
             script = WarmScript(
                 *(text.shell, ready.script, ready.directory, environment, ready.out, ready.err),
                 ends_group=ready.ends_group, is_whole=self._is_whole and is_bash(text.shell),
             )  # fmt: skip
             if (warm := self._warm.start(script)) is not None:
                 return warm
-        command = (*ready.interpreter, *self._launcher.command(ready.script))
+        command = (*ready.interpreter, *launcher.command(ready.script, text.terms.needs))
         streams = (ready.out, ready.err)
-        return self._spawner.spawn(command, ready.directory, environment, streams, ends_group=ready.ends_group)
+        process = self._spawner.spawn(command, ready.directory, environment, streams, ends_group=ready.ends_group)
+        return LaunchedProcess(process, launcher, str(ready.err)) if text.terms.started_by else process
+
+    def _launcher_for(self, started_by: str) -> Launcher:
+        """The worker's own, or that of a batch type."""
+        if not started_by:
+            return self._launcher
+        if started_by not in self._launchers:
+            self._launchers[started_by] = launcher_named(started_by)
+        return self._launchers[started_by]
 
     def _sample_environment(self, ready: Ready) -> dict[bytes, bytes]:
         instance = ready.instance

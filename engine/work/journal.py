@@ -7,6 +7,7 @@ The highest claim number of a sample wins.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -77,13 +78,18 @@ class JournalWriter:
         self.write(header)
 
     def write(self, record: Record) -> None:
-        """Append one record.
+        """Append one record, or nothing.
 
         Raises:
             OSError: the disk is full, or the workspace is gone.
         """
         body = _encode(record)
-        os.write(self._fd, _FRAME.pack(len(body), zlib.crc32(body)) + body)
+        frame = _FRAME.pack(len(body), zlib.crc32(body)) + body
+        written = os.write(self._fd, frame)
+        if written < len(frame):
+            # The disk took a part of it. Readers stop at a torn frame: they would never see what is written after it.
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Close the file."""

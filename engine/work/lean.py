@@ -16,7 +16,7 @@ from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.records import RESUMES, Claim
 from mrun.engine.work.descriptors import copy, high, size_of
 from mrun.engine.work.files import Ended, Instance, Ready, make_directory, move_aside
-from mrun.engine.work.scripts import PassedScript, ScriptPasser, keep_node_scripts
+from mrun.engine.work.scripts import PassedScript, ScriptMemory, ScriptPasser, keep_node_scripts
 
 #: Workspaces whose files for output are kept open; the least recently used go first.
 _WORKSPACES_MOST = 16
@@ -61,11 +61,40 @@ class Spool:
         os.close(fd)
 
 
+class Seat:
+    """What one sample at a time needs, and the next one uses again: files for its streams, memory for its script."""
+
+    def __init__(self, stem: str) -> None:
+        out = Spool(f"{stem}.out")
+        try:
+            self.spools = (out, Spool(f"{stem}.err"))
+        except OSError:
+            out.remove()
+            raise
+        self.memory = ScriptMemory()
+        #: Nothing is left in it, and there is nobody who may use it.
+        self.is_clean = True
+
+    def clean(self) -> None:
+        """Nothing of a sample that was killed, or whose output could not be kept, may reach the next one."""
+        for spool in self.spools:
+            if size_of(spool.fd):
+                os.ftruncate(spool.fd, 0)
+        self.memory.let_go()
+        self.is_clean = True
+
+    def remove(self) -> None:
+        """No sample will come any more."""
+        for spool in self.spools:
+            spool.remove()
+        self.memory.let_go()
+
+
 class LeanReady(Ready, frozen=True):
     """With what is to be taken back at the end."""
 
     passed: PassedScript
-    spools: tuple[Spool, Spool]
+    seat: Seat
     #: Where its streams are kept, and whether there was something of earlier executions.
     targets: tuple[str, str]
     had: tuple[bool, bool]
@@ -78,8 +107,8 @@ class LeanFiles:
     def __init__(self, worker: str, *, is_local: bool) -> None:
         self._worker = worker
         self._scripts = ScriptPasser(is_local=is_local)
-        #: For each workspace, pairs of spools that no sample uses.
-        self._free: OrderedDict[str, list[tuple[Spool, Spool]]] = OrderedDict()
+        #: For each workspace, the seats that no sample uses.
+        self._free: OrderedDict[str, list[Seat]] = OrderedDict()
         self._made = 0
         self._node: object = None
 
@@ -99,34 +128,35 @@ class LeanFiles:
             for target in targets:
                 move_aside(target, claim.number)
         had = (False, False) if is_new else (os.path.exists(targets[0]), os.path.exists(targets[1]))
-        spools = self._take(plan.workspace)
+        seat = self._take(plan.workspace)
         try:
-            passed = self._scripts.give(instance, directory, is_resumed=is_resumed)
+            passed = self._scripts.give(instance, directory, seat.memory, is_resumed=is_resumed)
         except BaseException:
-            self._put_back(plan.workspace, spools)
+            self._put_back(plan.workspace, seat)
             raise
+        seat.is_clean = False
+        out, err = seat.spools
         return LeanReady(
-            *(instance, directory, passed.path, passed.interpreter, spools[0].fd, spools[1].fd, is_resumed),
-            ends_group=False, passed=passed, spools=spools, targets=targets, had=had, is_new=is_new,
+            *(instance, directory, passed.path, passed.interpreter, out.fd, err.fd, is_resumed),
+            ends_group=False, passed=passed, seat=seat, targets=targets, had=had, is_new=is_new,
         )  # fmt: skip
 
     def keep(self, ready: Ready, ended: Ended) -> None:
         """Put what it wrote into its directory."""
         assert isinstance(ready, LeanReady)
         claim, is_shared = ready.instance.claim, ended.process.has_left_others
-        for spool, target, had in zip(ready.spools, ready.targets, ready.had, strict=True):
+        for spool, target, had in zip(ready.seat.spools, ready.targets, ready.had, strict=True):
             if is_shared or size_of(spool.fd):
                 _place(spool, target, claim, had=had, is_lost=ended.is_lost, is_shared=is_shared)
+        ready.seat.is_clean = not is_shared
 
     def release(self, ready: Ready) -> None:
         """The script goes; a directory in which nothing ever ran goes too."""
         assert isinstance(ready, LeanReady)
         ready.passed.remove()
-        if any(size_of(spool.fd) for spool in ready.spools):
-            # It was killed, or its output could not be kept: nothing of it may reach the next sample.
-            for spool in ready.spools:
-                os.ftruncate(spool.fd, 0)
-        self._put_back(ready.instance.study.plan.workspace, ready.spools)
+        if not ready.seat.is_clean:
+            ready.seat.clean()
+        self._put_back(ready.instance.study.plan.workspace, ready.seat)
 
     def never_ran(self, ready: Ready) -> None:
         """Take back what says that an execution began."""
@@ -140,7 +170,7 @@ class LeanFiles:
         while self._free:
             self._forget_oldest()
 
-    def _take(self, workspace: str) -> tuple[Spool, Spool]:
+    def _take(self, workspace: str) -> Seat:
         free = self._free.get(workspace)
         if free is None:
             _scratch(workspace, self._worker).mkdir(parents=True, exist_ok=True)
@@ -152,26 +182,19 @@ class LeanFiles:
         if free:
             return free.pop()
         self._made += 1
-        stem = _scratch(workspace, self._worker) / str(self._made)
-        out = Spool(f"{stem}.out")
-        try:
-            return out, Spool(f"{stem}.err")
-        except OSError:
-            out.remove()
-            raise
+        return Seat(f"{_scratch(workspace, self._worker)}/{self._made}")
 
-    def _put_back(self, workspace: str, spools: tuple[Spool, Spool]) -> None:
+    def _put_back(self, workspace: str, seat: Seat) -> None:
         free = self._free.get(workspace)
         if free is not None:
-            free.append(spools)
-            return
-        for spool in spools:
-            spool.remove()
+            free.append(seat)
+        else:
+            seat.remove()
 
     def _forget_oldest(self) -> None:
         workspace, free = self._free.popitem(last=False)
-        for spool in (spool for pair in free for spool in pair):
-            spool.remove()
+        for seat in free:
+            seat.remove()
         with contextlib.suppress(OSError):
             scratch = _scratch(workspace, self._worker)
             scratch.rmdir()

@@ -18,7 +18,7 @@ from pathlib import Path
 from mrun.engine.records import RESUMES
 from mrun.engine.work.descriptors import high, size_of
 from mrun.engine.work.files import Ended, Instance, Ready, make_directory
-from mrun.engine.work.scripts import PassedScript, ScriptPasser, keep_node_scripts
+from mrun.engine.work.scripts import PassedScript, ScriptMemory, ScriptPasser, keep_node_scripts
 from mrun.engine.work.segments import Packed, SegmentWriter, was_begun
 
 #: Workspaces whose segments are kept open; the least recently used is closed, and goes on in a new segment.
@@ -33,8 +33,9 @@ class Bench:
     def __init__(self, number: int, scratch: str) -> None:
         self.number = number
         self.directory = f"{scratch}/{number}"
-        #: Somebody may still write to its files.
+        #: Somebody may still write to its files, and read its script.
         self.is_shared = False
+        self.memory = ScriptMemory()
         os.mkdir(self.directory)
         self.out = high(os.open(f"{self.directory}.out", _OPEN, 0o600))
         try:
@@ -63,6 +64,7 @@ class Bench:
         """It is used no more."""
         os.close(self.out)
         os.close(self.err)
+        self.memory.let_go()
 
 
 class PackedReady(Ready, frozen=True):
@@ -98,7 +100,7 @@ class PackedFiles:
         bench = self._free.pop() if self._free else self._new_bench()
         try:
             self._writer(plan.workspace).began(bench.number, claim.node, instance.sample, claim.number)
-            passed = self._scripts.give(instance, bench.directory, is_resumed=is_resumed)
+            passed = self._scripts.give(instance, bench.directory, bench.memory, is_resumed=is_resumed)
         except BaseException:
             self._free.append(bench)
             raise

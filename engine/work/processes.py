@@ -24,8 +24,6 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-import anyio
-
 from mrun.engine.work.descriptors import high
 from mrun.engine.work.outcomes import Exit
 
@@ -62,8 +60,8 @@ class Running(Protocol):
     def has_left_others(self) -> bool:
         """Whether processes of its group live on after it."""
 
-    async def wait(self) -> Exit:
-        """Wait for its end; safe to cancel and to call again."""
+    async def wait_within(self, timeout_s: float) -> Exit | None:
+        """Wait for its end, or so long; safe to cancel and to call again."""
 
     def signal(self, number: int) -> None:
         """Signal all of it; nothing happens if it is gone."""
@@ -100,20 +98,13 @@ class StepProcess:
             pass
         return True
 
-    async def wait(self) -> Exit:
-        """Wait for its end; safe to cancel and to call again."""
-        while self._end is None:
-            self._waiting = asyncio.get_running_loop().create_future()
-            await self._waiting
+    async def wait_within(self, timeout_s: float) -> Exit | None:
+        """Wait for its end, or so long; safe to cancel and to call again."""
+        if self._end is None:
+            loop = asyncio.get_running_loop()
+            self._waiting = loop.create_future()
+            await wait_at_most(self._waiting, timeout_s, loop)
         return self._end
-
-    async def terminate(self, grace_s: float = GRACE_S) -> Exit:
-        """TERM to the group, KILL after `grace_s`; returns when the leader is gone."""
-        self.signal(signal.SIGTERM)
-        with anyio.move_on_after(grace_s):
-            return await self.wait()
-        self.signal(signal.SIGKILL)
-        return await self.wait()
 
     def signal(self, number: int) -> None:
         """Signal the whole group; nothing happens if it is gone."""
@@ -224,6 +215,24 @@ class Spawner:
             process = self._processes[pidfd]
             process.reap()
             self.forget(process)
+
+
+async def wait_at_most(waiting: asyncio.Future[None], timeout_s: float, loop: asyncio.AbstractEventLoop) -> None:
+    """Wait for a future that is nobody else's, or so long.
+
+    A scope of anyio's does the same for any code within; here it would cost as much as all else that a sample's end
+    needs of the loop.
+    """
+    timer = loop.call_later(timeout_s, _let_go, waiting)
+    try:
+        await waiting
+    finally:
+        timer.cancel()
+
+
+def _let_go(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _redirect(stream: Stream, number: int) -> tuple[int, int, int] | tuple[int, int, str, int, int]:

@@ -10,6 +10,7 @@ from mrun.engine.records import BeatAnswer
 from mrun.engine.store.store import Store
 from mrun.engine.work.desk import Desk, Stop
 from mrun.engine.work.held import Ending
+from mrun.engine.work.studies import Studies
 
 #: However long the lease, a cancelled study's samples are to end soon.
 _BEAT_MOST_S = 2.0
@@ -22,8 +23,10 @@ log = structlog.get_logger()
 class Pulse:
     """Beats, sweeps, and wakes for due retries. Goes on until it is cancelled, as the last of all duties."""
 
-    def __init__(self, desk: Desk, store: Store) -> None:
-        self._desk, self._store = desk, store
+    def __init__(self, desk: Desk, store: Store, studies: Studies) -> None:
+        self._desk, self._store, self._studies = desk, store, studies
+        #: The server has been told who this is.
+        self._is_known = False
         self._sweep_at: float | None = None
 
     async def run(self) -> None:
@@ -47,23 +50,31 @@ class Pulse:
         desk = self._desk
         self._watch_allocation()
         desk.due_at = None
-        claims = [held.claim for held in desk.held.values()]
-        answer = await self._store.beat(
-            desk.worker,
-            desk.options.lease_s,
-            claims,
-            desk.highest_claim,
-            is_draining=desk.stop > Stop.NONE,
-            facts=desk.facts,
-        )
-        self._obey(answer)
+        answer = await self._send()
+        if answer.status == "unknown":
+            self._is_known = False
+            await self._studies.look_for_gone()
+            answer = await self._send()
+        self._is_known = True
+        await self._obey(answer)
         desk.note_due(answer.due_ms)
         if answer.sweep_in_ms < 0:
             self._sweep_at = None
         elif self._sweep_at is None:
             self._sweep_at = time.monotonic() + answer.sweep_in_ms / 1000
 
-    def _obey(self, answer: BeatAnswer) -> None:
+    async def _send(self) -> BeatAnswer:
+        desk = self._desk
+        return await self._store.beat(
+            desk.worker,
+            desk.options.lease_s,
+            [held.claim for held in desk.held.values()],
+            desk.highest_claim,
+            is_draining=desk.stop > Stop.NONE,
+            facts=None if self._is_known else desk.facts,
+        )
+
+    async def _obey(self, answer: BeatAnswer) -> None:
         for text in answer.lost:
             held = self._desk.held.get(int(text))
             # One that is done was settled while this beat was on its way: its settle's answer tells.
@@ -72,6 +83,8 @@ class Pulse:
                     "claim_lost", study=held.claim.study, claim=text, why="the lease ended, or the study is gone"
                 )
                 held.end_now(Ending.LOST)
+        for study in {held.claim.study for held in self._desk.held.values() if held.is_lost}:
+            await self._studies.is_gone(study)
         for text in answer.kill:
             held = self._desk.held.get(int(text))
             if held is not None and not held.is_done:

@@ -10,13 +10,14 @@ name, and with a launcher that may start it elsewhere.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 
 import msgspec
 
 from mrun.engine.plan.render import NodeText
-from mrun.engine.work.descriptors import high, write_all
+from mrun.engine.work.descriptors import high
 from mrun.engine.work.files import Instance, write_script
 
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh"})
@@ -24,19 +25,46 @@ _SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh"})
 _ASKS_NAME = re.compile(rb"\$\{?#?0|BASH_SOURCE|ZSH_|caller|funcfiletrace|/proc/|%[xN]")
 
 
+class ScriptMemory:
+    """Memory that holds the script of one sample at a time, under a path that the sample's shell can open.
+
+    It is used again, because making and freeing it would cost more than writing it.
+    """
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._size_bytes = 0
+        self.path = ""
+
+    def hold(self, script: bytes) -> None:
+        """Take a script, in place of the one before. Raises OSError."""
+        if self._fd < 0:
+            self._fd, self._size_bytes = high(os.memfd_create("script")), 0
+            self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
+        written = os.pwrite(self._fd, script, 0)
+        if len(script) < self._size_bytes:
+            os.ftruncate(self._fd, len(script))
+        self._size_bytes = len(script)
+        if written < len(script):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def let_go(self) -> None:
+        """Somebody may still read the script, or nobody will come: the next one gets other memory."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
 class PassedScript(msgspec.Struct, frozen=True):
     """A script that is there as long as its sample runs."""
 
     path: str
-    #: The interpreter's words; () for a file, that is started by itself.
+    #: The interpreter's words, for a script in memory; () for a file, that is started by itself.
     interpreter: tuple[str, ...] = ()
-    #: Where it lies in memory; -1: it is a file.
-    fd: int = -1
 
     def remove(self) -> None:
         """The sample does not run any more."""
-        if self.fd >= 0:
-            os.close(self.fd)
+        if self.interpreter:
             return
         with contextlib.suppress(OSError):
             os.unlink(self.path)
@@ -47,28 +75,24 @@ class ScriptPasser:
 
     def __init__(self, *, is_local: bool) -> None:
         self._is_local = is_local
-        self._folder = f"/proc/{os.getpid()}/fd/"
         self._shell = ""
         self._words: tuple[str, ...] = ()
+        self._is_shell = False
 
-    def give(self, instance: Instance, directory: str, *, is_resumed: bool) -> PassedScript:
-        """The script of a sample, or its restart script. Raises OSError."""
+    def give(self, instance: Instance, directory: str, memory: ScriptMemory, *, is_resumed: bool) -> PassedScript:
+        """The script of a sample, or its restart script; in `memory`, if that can't be told. Raises OSError."""
         text = instance.text
         is_restart = is_resumed and text.step.restart is not None
         script = instance.script(is_restart=is_restart)
         if text.shell != self._shell:
             self._shell, self._words = text.shell, interpreter_words(text.shell)
-        if not self._is_local or not _is_shell(self._words) or _ASKS_NAME.search(script):
+            self._is_shell = _is_shell(self._words)
+        if not self._is_local or not self._is_shell or _ASKS_NAME.search(script):
             path = f"{directory}/{text.script_name(is_restart=is_restart)}"
             write_script(path, script, is_again=True)
             return PassedScript(path)
-        fd = high(os.memfd_create(text.instance_name[:200]))
-        try:
-            write_all(fd, script)
-        except OSError:
-            os.close(fd)
-            raise
-        return PassedScript(f"{self._folder}{fd}", self._words, fd)
+        memory.hold(script)
+        return PassedScript(memory.path, self._words)
 
 
 def interpreter_words(shell: str) -> tuple[str, ...]:

@@ -39,6 +39,14 @@ class Settler:
             await self._hand_back()
             self._drop_ended()
 
+    def journal_unheard(self) -> None:
+        """Journal what has ended and was not settled: a worker that ends without its server tells it there."""
+        for held in self._desk.held.values():
+            journal = self._studies.journal_of(held.claim.study)
+            if journal is not None and held.unsettled > 0 and not held.is_lost:
+                with contextlib.suppress(OSError):
+                    journal.write(_settled(held, held.at))
+
     async def _settle(self) -> None:
         while batch := [held for held in self._desk.held.values() if self._is_due(held)][:_CLAIMS_MOST]:
             settlements = [await self._prepare(held) for held in batch]
@@ -55,15 +63,7 @@ class Settler:
         """Journal first: what was settled is in the journal, whatever dies in between."""
         settlement, reasons = held.settlement()
         claim = held.claim
-        ended = held.ended_outcomes()[: settlement.upto - settlement.lo]
-        record = Settled(
-            claim.number,
-            settlement.lo,
-            tuple(outcome.state.value for outcome, _ in ended),
-            tuple(end.code if end else 0 for _, end in ended),
-            tuple(round(end.elapsed_ms) if end else 0 for _, end in ended),
-        )
-        await self._journal(held, record)
+        await self._journal(held, _settled(held, settlement.upto))
         sealed = tuple(
             (sample, self._seal.close_text(reason, claim.study, f"reason:{claim.node}:{sample}"))
             for sample, reason in reasons
@@ -74,7 +74,9 @@ class Settler:
         if word in ("lost", "gone"):
             log.warning("claim_lost", study=held.claim.study, claim=held.claim.number, why=word)
             held.end_now(Ending.LOST)
-            await self._journal(held, Void(held.claim.number, settlement.lo))
+            # Of a study that nobody knows, nobody else can have had this claim: `mrun restart` counts what has ended.
+            if not await self._studies.is_gone(held.claim.study):
+                await self._journal(held, Void(held.claim.number, settlement.lo))
             return
         held.accounted(settlement.upto)
         if word == "stopping":
@@ -102,3 +104,15 @@ class Settler:
         with contextlib.suppress(OSError):
             study = await self._studies.get(held.claim.study)
             study.journal.write(record)
+
+
+def _settled(held: HeldClaim, upto: int) -> Settled:
+    """What the journal keeps of what has ended and is not accounted, below `upto`."""
+    ended = held.ended_outcomes()[: upto - held.settled]
+    return Settled(
+        held.claim.number,
+        held.settled,
+        tuple(outcome.state.value for outcome, _ in ended),
+        tuple(end.code if end else 0 for _, end in ended),
+        tuple(round(end.elapsed_ms) if end else 0 for _, end in ended),
+    )

@@ -7,7 +7,6 @@ import logging
 import signal
 import time
 
-import anyio
 import msgspec
 import structlog
 
@@ -17,6 +16,7 @@ from mrun.engine.work.desk import Desk
 from mrun.engine.work.execution import Executor, StartError
 from mrun.engine.work.held import Ending, HeldClaim
 from mrun.engine.work.journal import Claimed
+from mrun.engine.work.launched import LaunchError
 from mrun.engine.work.outcomes import CANCELLED, Exit, Outcome, judge
 from mrun.engine.work.processes import GRACE_S
 from mrun.engine.work.studies import Studies, WorkedStudy
@@ -70,8 +70,8 @@ class Slot:
             end = await self._await_end(held, terms.walltime_s)
             is_finished = held.ending is None and end.code == 0 and not end.is_timeout
             held.execution.keep(end, is_finished=is_finished, is_lost=held.ending is Ending.LOST)
-        except (StartError, WarmShellError) as error:
-            held.is_limit_started = isinstance(error, WarmShellError) and error.has_begun
+        except (StartError, WarmShellError, LaunchError) as error:
+            held.is_limit_started = not isinstance(error, StartError) and error.has_begun
             return self._note_failed_start(study, held, error)
         finally:
             held.execution.close()
@@ -106,8 +106,8 @@ class Slot:
         assert held.execution is not None
         process = held.execution.process
         is_timeout = False
-        with anyio.move_on_after(min(SLOW_S, walltime_s or SLOW_S)):
-            return await process.wait()
+        if (end := await process.wait_within(min(SLOW_S, walltime_s or SLOW_S))) is not None:
+            return end
         if held.limit > held.at + 1:
             held.slow_ms = round(1000 * process.elapsed_s)
             held.stop_after_current()
@@ -122,8 +122,7 @@ class Slot:
                     held.kill_at = time.monotonic() + GRACE_S
             if (is_timeout or held.ending) and time.monotonic() >= held.kill_at:
                 process.signal(signal.SIGKILL)
-            with anyio.move_on_after(max(0.01, left_s)):
-                end = await process.wait()
+            if (end := await process.wait_within(max(0.01, left_s))) is not None:
                 return msgspec.structs.replace(end, is_timeout=is_timeout)
 
     def _note_failed_start(self, study: WorkedStudy, held: HeldClaim, error: MrunError) -> bool:

@@ -55,6 +55,8 @@ class Studies:
     def __init__(self, store: Store, seal: Seal, worker: str, host: str) -> None:
         self._store, self._seal, self._worker, self._host = store, seal, worker, host
         self._known: OrderedDict[str, WorkedStudy] = OrderedDict()
+        #: Studies of which it was said that the server does not know them any more.
+        self._gone: set[str] = set()
 
     async def get(self, study: str, edition: int = 0) -> WorkedStudy:
         """The study, from memory or from the server.
@@ -81,6 +83,27 @@ class Studies:
             log.info("study_begun", study=study, name=plan.name, workspace=plan.workspace)
         self._known.move_to_end(study)
         return known
+
+    def journal_of(self, study: str) -> JournalWriter | None:
+        """The journal of a study that is in memory."""
+        known = self._known.get(study)
+        return known.journal if known else None
+
+    async def is_gone(self, study: str) -> bool:
+        """Whether the server does not know the study any more; said once, with the way to bring it back."""
+        if await self._store.call("HGET", self._store.keys.study(study), "state") is not None:
+            return False
+        if study not in self._gone:
+            self._gone.add(study)
+            known = self._known.get(study)
+            hint = f"Unless it was purged: mrun restart {known.plan.workspace if known else 'WORKSPACE'}"
+            log.error("study_gone", study=study, why="The server does not know it any more.", hint=hint)
+        return True
+
+    async def look_for_gone(self) -> None:
+        """The server has forgotten this worker: has it forgotten the studies, too?"""
+        for study in list(self._known):
+            await self.is_gone(study)
 
     def forget_idle(self, in_use: set[str]) -> None:
         """Close studies beyond the number kept, the longest unused first, but none that is in use."""

@@ -13,13 +13,12 @@ import signal
 import time
 from collections.abc import Mapping
 
-import anyio
 import msgspec
 import structlog
 
 from mrun.engine.plan.model import PlanStep
 from mrun.engine.work.outcomes import Exit
-from mrun.engine.work.processes import Stream, Watcher
+from mrun.engine.work.processes import Stream, Watcher, wait_at_most
 from mrun.engine.work.warm_shell import WarmShell, WarmShellError, quoted, setup_text
 
 #: A signal that came before its sample was forked is tried again so often.
@@ -30,6 +29,8 @@ _SIGNAL_BASE = 128
 _EXPANDED = frozenset(b"$`~\\")
 #: No other directory, but one that is entered later is exported.
 _NO_OLDPWD = b"unset OLDPWD\nexport OLDPWD\n"
+#: dash keeps about a hundred bytes of each sample; after so many a new one takes its place.
+SAMPLES_MOST = 10_000
 #: A shell that could not be started is left alone for so long.
 _UNFIT_S = 60.0
 #: Arithmetic, values in braces, constants, and files that may hold such: what bash may give up a line for.
@@ -38,7 +39,7 @@ _MAY_GIVE_UP = re.compile(
     r"(?<!\w)(?:let|readonly|declare|typeset|local|export|eval|source|shopt|read|unset)(?!\w)",
     re.MULTILINE,
 )
-_GROUP = re.compile(rb"^(\d+)$", re.MULTILINE)
+_GROUP = re.compile(rb"^/proc/self/task/(\d+)$", re.MULTILINE)
 
 log = structlog.get_logger()
 
@@ -136,9 +137,9 @@ class WarmShells:
         """What the subshell reads."""
         known, environment = self._environment, script.environment
         parts = [setup_text(script.directory, script.out, script.err)]
-        parts += [
-            b"export %b=%b\n" % (name, quoted(value)) for name, value in environment.items() if known.get(name) != value
-        ]
+        exports = [b"%b=%b" % (name, quoted(value)) for name, value in environment.items() if known.get(name) != value]
+        if exports:
+            parts.append(b"export %b\n" % b" ".join(exports))
         # A shell that has just started does not remember another directory than the one it was told of.
         parts.append(b"export OLDPWD=%b\n" % quoted(environment[b"OLDPWD"]) if b"OLDPWD" in environment else _NO_OLDPWD)
         if script.is_whole:
@@ -156,7 +157,7 @@ class WarmProcess:
     """A sample that a warm shell runs: a process group of its own, whose leader is the subshell."""
 
     def __init__(self, shell: WarmShell, idle: list[WarmShell], *, ends_group: bool) -> None:
-        self._shell, self._idle = shell, idle
+        self.shell, self._idle = shell, idle
         self._ends_group = ends_group
         self._began = time.monotonic()
         self._group: int | None = None
@@ -183,19 +184,17 @@ class WarmProcess:
         group = self._find_group()
         return group is not None and _signal_group(group, 0)
 
-    async def wait(self) -> Exit:
-        """Wait for its end; safe to cancel and to call again.
+    async def wait_within(self, timeout_s: float) -> Exit | None:
+        """Wait for its end, or so long; safe to cancel and to call again.
 
         Raises:
             WarmShellError: nobody knows how it ended, or it could not begin. It does not run any more.
         """
-        while self._end is None:
-            self._waiting = asyncio.get_running_loop().create_future()
-            if self._unsent is None:
-                await self._waiting
-                continue
-            with anyio.move_on_after(_RETRY_SIGNAL_S):
-                await self._waiting
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while self._end is None and (left_s := until - loop.time()) > 0:
+            self._waiting = loop.create_future()
+            await wait_at_most(self._waiting, left_s if self._unsent is None else min(left_s, _RETRY_SIGNAL_S), loop)
             if self._unsent is not None:
                 self.signal(self._unsent)
         if isinstance(self._end, WarmShellError):
@@ -209,36 +208,38 @@ class WarmProcess:
             return
         if (group := self._find_group()) is not None:
             _signal_group(group, number)
-        elif (child := self._shell.child()) is not None:
+        elif (child := self.shell.child()) is not None:
             # It is about to open its files, and may not yet have become the leader of its group.
             if not _signal_group(child, number):
                 self._unsent = number
         elif number == signal.SIGKILL:
             self._is_shell_killed = True
-            self._shell.kill()
+            self.shell.kill()
         else:
             self._unsent = number
 
     def close(self) -> None:
         """Forget it. If it still runs it is killed, and its shell with it."""
-        shell = self._shell
+        shell = self.shell
         shell.sample = None
-        if isinstance(self._end, Exit) and not shell.is_dead:
+        if not isinstance(self._end, Exit):
+            self.signal(signal.SIGKILL)
+            self._said += shell.discard()
+            self._kill_group()
+        elif shell.is_dead or shell.count >= SAMPLES_MOST:
+            shell.discard()
+        else:
             self._idle.append(shell)
-            return
-        self.signal(signal.SIGKILL)
-        self._said += shell.discard()
-        self._kill_group()
 
     def note_status(self, status: bytes) -> None:
         """The shell says how it ended, or that it was stopped."""
         group = self._find_group()
         if status == b"stopped":
             if group is not None:
-                self._shell.watch_stopped(group)
+                self.shell.watch_stopped(group)
             return
         code = int(status)
-        self._said += self._shell.hear()
+        self._said += self.shell.hear()
         if code > _SIGNAL_BASE and not _is_code_in(self._said, code):
             code = _SIGNAL_BASE - code
         if self._find_group() is None and code >= 0:
@@ -258,7 +259,7 @@ class WarmProcess:
 
     def _find_group(self) -> int | None:
         if self._group is None:
-            self._said += self._shell.hear()
+            self._said += self.shell.hear()
             found = _GROUP.search(self._said)
             self._group = int(found[1]) if found else None
         return self._group

@@ -12,7 +12,7 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from mrun.engine.errors import LauncherError
+from mrun.engine.errors import BrokerAwayError, LauncherError
 from mrun.engine.records import ClaimRequest
 from mrun.engine.store.bells import Bells
 from mrun.engine.store.seal import Seal
@@ -32,6 +32,8 @@ from mrun.launchers.base import Launcher
 _LOOK_EVERY_S = 5.0
 #: The same for one that exits when everything is done.
 _LOOK_FOR_END_EVERY_S = 1.0
+#: One that is to end now has so long to end what it runs, and then to hand it back, if the server hears it at all.
+_END_RUNNING_S, _FAREWELL_S = 5.0, 2.0
 
 log = structlog.get_logger()
 
@@ -43,40 +45,72 @@ class Worker:
         self._desk, self._store, self._bells, self._seal = desk, store, bells, seal
         self._views = Views(store, seal)
         self._is_idleness_told = False
+        #: The server has answered a beat.
+        self._is_known = False
 
     async def run(self, launcher: Launcher, link: GuardLink) -> None:
         """Work.
 
         Raises:
             LauncherError: it was to exit when done, and refused a study that it could not start.
+            BrokerAwayError: it was to end now, and the server did not hear what it gave up.
             BrokerError: the server can't be used and that won't heal.
         """
         desk = self._desk
         studies = Studies(self._store, self._seal, desk.worker, desk.facts.host)
         executor = Executor(launcher, link, desk.options.environment, desk.worker)
         slot = Slot(desk, studies, executor)
-        settler, pulse = Settler(desk, self._store, studies, self._seal), Pulse(desk, self._store)
-        async with anyio.create_task_group() as life:
-            # Before the first beat: who sees this worker on the server may stop it at once.
-            life.start_soon(self._watch_signals)
-            life.start_soon(self._watch_guard, link)
-            await pulse.beat()
-            log.info("worker_started", worker=desk.worker, queues=desk.options.queues, slots=desk.options.slots)
-            life.start_soon(pulse.run)
+        settler, pulse = Settler(desk, self._store, studies, self._seal), Pulse(desk, self._store, studies)
+        try:
+            async with anyio.create_task_group() as life:
+                # Before the first beat: who sees this worker on the server may stop it at once.
+                life.start_soon(self._watch_signals)
+                life.start_soon(self._watch_guard, link)
+                life.start_soon(self._give_up, life.cancel_scope)
+                await self._beat_while(pulse, settler, slot)
+                # Only now: a beat after it would make the worker known again, for one lease.
+                await self._store.leave(desk.worker)
+                life.cancel_scope.cancel()
+        finally:
+            settler.journal_unheard()
+            studies.close()
+        executor.close()
+        log.info("worker_stopped", worker=desk.worker)
+        if desk.held:
+            raise BrokerAwayError(
+                f"This worker ended and could not tell the server: {len(desk.held)} of its claims are not handed back.",
+                hint="Nothing to do: others run their samples when this worker's lease has ended.",
+            )
+        if desk.options.is_exit_when_done and desk.stop is Stop.NONE:
+            await self._tell_refused()
+
+    async def _beat_while(self, pulse: Pulse, settler: Settler, slot: Slot) -> None:
+        """Claim, run and settle, from the first beat to the last settlement."""
+        desk = self._desk
+        await pulse.beat()
+        self._is_known = True
+        log.info("worker_started", worker=desk.worker, queues=desk.options.queues, slots=desk.options.slots)
+        async with anyio.create_task_group() as beating:
+            beating.start_soon(pulse.run)
             async with anyio.create_task_group() as settling:
                 settling.start_soon(settler.run)
                 async with anyio.create_task_group() as running:
                     await self._claim(running, slot)
                 settler.is_last = True
                 desk.settle_wanted.set()
-            life.cancel_scope.cancel()
-        # Only now: a beat after it would make the worker known again, for one lease.
-        await self._store.leave(desk.worker)
-        executor.close()
-        studies.close()
-        log.info("worker_stopped", worker=desk.worker)
-        if desk.options.is_exit_when_done and desk.stop is Stop.NONE:
-            await self._tell_refused()
+            beating.cancel_scope.cancel()
+
+    async def _give_up(self, life: anyio.CancelScope) -> None:
+        """Who is told to end ends, also while the server is away: without it every call of the store waits for ever."""
+        desk = self._desk
+        await desk.drain_asked.wait()
+        if self._is_known:
+            await desk.end_asked.wait()
+            with anyio.move_on_after(_END_RUNNING_S):
+                while any(not held.is_done for held in desk.held.values()):
+                    await desk.slot_freed.wait(_END_RUNNING_S)
+            await anyio.sleep(_FAREWELL_S)
+        life.cancel()
 
     async def _claim(self, running: TaskGroup, slot: Slot) -> None:
         """The claim duty: keep the slots busy until there is a reason to stop."""

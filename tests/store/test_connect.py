@@ -13,7 +13,15 @@ import pytest
 import redis.asyncio
 from redis import exceptions
 
-from mrun.engine.errors import BrokerAwayError, BrokerError, ExitCode, MrunError, SettingsError, UsageError
+from mrun.engine.errors import (
+    BrokerAwayError,
+    BrokerError,
+    ExitCode,
+    MrunError,
+    NotFoundError,
+    SettingsError,
+    UsageError,
+)
 from mrun.engine.settings import Secret, Settings, load_settings
 from mrun.engine.store.connect import Broker, check_server, find_broker, open_broker, translate_errors, url_of
 from mrun.engine.store.server import start_own_server, stop_own_server
@@ -309,11 +317,16 @@ async def test_blocking_connection_waits_longer_than_others(shared_server: TestS
         (exceptions.ClusterDownError("down"), BrokerAwayError, "can't answer now"),
         (exceptions.AuthenticationError("WRONGPASS"), BrokerError, "refuses the login"),
         (exceptions.NoPermissionError("no permission to run 'evalsha'"), BrokerError, "does not permit"),
-        (exceptions.ReadOnlyError("READONLY"), BrokerError, "replica"),
+        (exceptions.ReadOnlyError("READONLY"), BrokerAwayError, "replica"),
+        (exceptions.ResponseError("NOREPLICAS Not enough good replicas"), BrokerAwayError, "can't answer now"),
+        (exceptions.ResponseError("UNBLOCKED force unblock from blocking operation"), BrokerAwayError, "can't answer"),
+        (exceptions.ResponseError("ERR Script killed by user with SCRIPT KILL."), BrokerAwayError, "can't answer now"),
         (exceptions.OutOfMemoryError("command not allowed"), BrokerError, "out of memory"),
         (exceptions.ResponseError("MISCONF Errors writing to the AOF file"), BrokerAwayError, "write to its disk"),
         (exceptions.MovedError("1 h:1"), BrokerError, "cluster"),
         (exceptions.InvalidResponse("x"), BrokerError, "not as a Redis"),
+        (exceptions.ResponseError("NOGROUP No such key"), NotFoundError, "no such stream or group"),
+        (exceptions.ResponseError("no such key"), NotFoundError, "no such stream or group"),
         (exceptions.ResponseError("ERR unknown command"), MrunError, "ERR unknown command"),
     ],
 )

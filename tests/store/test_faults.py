@@ -111,6 +111,22 @@ async def test_lost_stream_fails_its_study_and_no_other(store: Store) -> None:
     assert await state_of(store, good) == "finished"
 
 
+async def test_stream_that_is_lost_and_at_once_made_anew_fails_its_study(store: Store) -> None:
+    # Given a claim of a sample whose child goes to the same stream
+    study = await submit(store, make_plan(4, S("a", options={"chunk": 1}), S("b", after=("a",))))
+    worker = await worker_of(store, "worker")
+    (claim,) = await worker.claim()
+    # When the stream is deleted, and there again with the child before anybody looks
+    await store.client.delete(store.keys.stream("q", study, 0))
+    assert await worker.settle(claim, all_of(claim)) in ("ok", "stopping")
+    await worker.drain()
+    await worker.beat()
+    # I expect no study that waits for ever for what is lost
+    assert await state_of(store, study) == "failed"
+    assert b"lost" in await store.client.hget(store.keys.study(study), "why")
+    assert await store.client.exists(store.keys.stream("q", study, 0)) == 0
+
+
 async def test_destroyed_group_is_made_anew_and_nothing_is_claimed_twice(store: Store) -> None:
     # Given a stream with entries of which some are held, by two workers
     study = await submit(store, make_plan(30, S("a", options={"chunk": 3})))

@@ -20,7 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrun.engine.work.warm import WarmProcess, WarmScript, WarmShells, is_bash, may_give_up_line
+from mrun.engine.work.outcomes import Exit
+from mrun.engine.work.warm import SAMPLES_MOST, WarmProcess, WarmScript, WarmShells, is_bash, may_give_up_line
 from mrun.engine.work.warm_shell import WarmShellError
 from tests.conftest import wait_until
 from tests.lab import Lab
@@ -67,8 +68,8 @@ SAME = {
     "no arguments": 'echo $# "$@"',
     "stdin": 'cat\nread x\necho "[$x] $?"',
     "descriptors": "ls -l /proc/self/fd | awk '{ print NR, $9 }'",
-    "signals": "grep Sig /proc/self/status",
-    "signals of a subshell": "(grep Sig /proc/self/status)",
+    "signals": "grep -E 'Sig(Blk|Ign|Cgt)' /proc/self/status",
+    "signals of a subshell": "(grep -E 'Sig(Blk|Ign|Cgt)' /proc/self/status)",
     "limits": "ulimit -a\numask",
     "a child in the background": "sleep 0 &\nwait\necho $?",
     "a job by its number": "sleep 0 &\nwait %1\necho $?",
@@ -148,7 +149,7 @@ class Bench:
     async def run(self, text: str, **environment: str) -> int:
         process = self.start(text, **environment)
         try:
-            return (await process.wait()).code
+            return (await end_of(process)).code
         finally:
             process.close()
 
@@ -184,6 +185,12 @@ class Bench:
 
     def number(self, name: str) -> int:
         return int((self.directory / name).read_text())
+
+
+async def end_of(process: WarmProcess) -> Exit:
+    end = await process.wait_within(30)
+    assert end is not None
+    return end
 
 
 @pytest.fixture(params=SHELLS)
@@ -262,7 +269,7 @@ async def test_a_sample_leads_a_group_of_its_own(bench: Bench) -> None:
     child = bench.number("child")
     assert bench.number("pid") == bench.number("group") == os.getpgid(child)
     process.signal(signal.SIGTERM)
-    assert (await process.wait()).code == -signal.SIGTERM
+    assert (await end_of(process)).code == -signal.SIGTERM
     await bench.until(lambda: not is_alive(child), "its child is gone, too")
     process.close()
     bench.warm.close()
@@ -272,7 +279,7 @@ async def test_a_signal_that_comes_at_once_is_not_lost(bench: Bench) -> None:
     for _ in range(20):
         process = bench.start("sleep 600")
         process.signal(signal.SIGTERM)
-        assert (await process.wait()).code == -signal.SIGTERM
+        assert (await end_of(process)).code == -signal.SIGTERM
         process.close()
     assert len(bench.shells()) == 1
     bench.warm.close()
@@ -282,7 +289,7 @@ async def test_killing_at_once_ends_it(bench: Bench) -> None:
     for _ in range(10):
         process = bench.start("sleep 600")
         process.signal(signal.SIGKILL)
-        assert (await process.wait()).code == -signal.SIGKILL
+        assert (await end_of(process)).code == -signal.SIGKILL
         process.close()
     bench.warm.close()
 
@@ -292,10 +299,9 @@ async def test_a_sample_that_was_stopped_is_waited_for(bench: Bench) -> None:
     await bench.until(lambda: bench.has("pid") and (bench.directory / "pid").read_text(), "it runs")
     pid = bench.number("pid")
     await bench.until(lambda: "(stopped)" in Path(f"/proc/{pid}/status").read_text(), "it is stopped")
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(process.wait(), 0.2)
+    assert await process.wait_within(0.2) is None
     process.signal(signal.SIGCONT)
-    assert (await process.wait()).code == 5
+    assert (await end_of(process)).code == 5
     process.close()
     assert await bench.run("exit 6") == 6
     assert len(bench.shells()) == 1
@@ -310,7 +316,7 @@ async def test_a_killed_shell_takes_its_sample_along_and_is_replaced(bench: Benc
     (shell,) = bench.shells()
     os.kill(shell, signal.SIGKILL)
     with pytest.raises(WarmShellError) as caught:
-        await process.wait()
+        await end_of(process)
     assert caught.value.has_begun
     for name in ("pid", "child"):
         number = bench.number(name)
@@ -342,11 +348,12 @@ async def test_closing_kills_what_runs(bench: Bench) -> None:
 
 async def test_waiting_may_be_given_up_and_taken_up_again(bench: Bench) -> None:
     process = bench.start("while [ ! -e go ]; do sleep 0.01; done\nexit 9")
+    assert await process.wait_within(0.05) is None
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(process.wait(), 0.05)
+        await asyncio.wait_for(process.wait_within(60), 0.05)
     (bench.directory / "go").touch()
-    assert (await process.wait()).code == 9
-    assert (await process.wait()).code == 9
+    assert (await end_of(process)).code == 9
+    assert (await end_of(process)).code == 9
     process.close()
     bench.warm.close()
 
@@ -356,7 +363,7 @@ async def test_what_can_not_be_opened_is_no_fault_of_the_sample(bench: Bench, ha
     gone = bench.directory / "gone"
     process = bench.begin(bench.warm_script("touch ../ran ran", **{harm: f"{gone}/it's"}))
     with pytest.raises(WarmShellError, match="gone") as caught:
-        await process.wait()
+        await end_of(process)
     process.close()
     assert not caught.value.has_begun
     assert not process.has_begun
@@ -370,7 +377,7 @@ async def test_output_may_go_to_descriptors_that_are_appended_to(bench: Bench) -
             process = bench.begin(
                 bench.warm_script(f"echo {text}; echo {text}{text} >&2", out=out.fileno(), err=err.fileno())
             )
-            await process.wait()
+            await end_of(process)
             process.close()
         assert (out.read(), err.read()) == ("a\nb\n", "aa\nbb\n")
     bench.warm.close()
@@ -379,7 +386,7 @@ async def test_output_may_go_to_descriptors_that_are_appended_to(bench: Bench) -
 @pytest.mark.parametrize("ends_group", [False, True])
 async def test_what_a_sample_leaves_running(bench: Bench, ends_group: bool) -> None:
     process = bench.begin(bench.warm_script("sleep 600 & echo $! >child", ends_group=ends_group))
-    assert (await process.wait()).code == 0
+    assert (await end_of(process)).code == 0
     child = bench.number("child")
     if ends_group:
         await bench.until(lambda: not is_alive(child), "it was ended")
@@ -396,7 +403,7 @@ async def test_a_worker_keeps_no_descriptor_and_no_process_of_its_shells(bench: 
     assert len(bench.shells()) == 5
     shells = bench.shells()
     for process in processes:
-        await process.wait()
+        await end_of(process)
         process.close()
     for _ in range(20):
         await bench.run("true")
@@ -404,6 +411,21 @@ async def test_a_worker_keeps_no_descriptor_and_no_process_of_its_shells(bench: 
     bench.warm.close()
     assert len(os.listdir("/proc/self/fd")) == len(before)
     assert not any(is_alive(shell) for shell in shells)
+
+
+async def test_a_shell_is_replaced_before_it_grows_and_spares_what_its_last_sample_left(bench: Bench) -> None:
+    process = bench.start("sleep 600 & echo $! >child")
+    (shell,) = bench.shells()
+    await end_of(process)
+    process.shell.count = SAMPLES_MOST
+    process.close()
+    child = bench.number("child")
+    assert not bench.shells()
+    assert not is_alive(shell)
+    assert is_alive(child)
+    os.kill(child, signal.SIGKILL)
+    assert await bench.run("exit 6") == 6
+    bench.warm.close()
 
 
 async def test_a_shell_that_is_not_there_is_started_cold(tmp_path: Path) -> None:
@@ -495,14 +517,14 @@ def test_a_warm_study_runs_each_sample_once_in_a_shell_for_each_slot(lab: Lab, s
     cmd = cmd.replace("</proc/self/stat", "< $FS/self/stat")
     lab.environment["FS"] = "/proc"
     study = queue(lab, f"{cmd}\necho out $(X)\n[ $(( $(X) % 10 )) != 7 ]", 60, shell, files)
-    worker = lab.work("--queues", "merlin", "-c", "2")
+    worker = lab.work("--queues", "merlin", "--slots", "2")
     status = lab.wait_for_end(study)
     # I expect the codes of a cold start, the output, and two parents besides the subshells' own
     assert (status["by_step"]["a"]["finished"], status["by_step"]["a"]["failed"]) == (54, 6)
     assert lab.ledger("ran") == {str(index): 2 for index in range(60)}
     assert set(map(int, lab.ledger("parents"))) == set(shells_of(lab, worker))
     assert 1 <= len(lab.ledger("parents")) <= 2
-    assert "out 33\n" in lab.mrun("logs", study, "--sample", "33") if files == "packed" else True
+    assert "out 33\n" in lab.mrun("logs", study, "--samples", "33")
     lab.stop_workers()
 
 
@@ -510,7 +532,7 @@ def test_a_killed_warm_shell_costs_its_sample_nothing_but_time(lab: Lab) -> None
     study = queue(
         lab, "echo $(X) >> $LEDGER/ran\nwhile [ ! -e $LEDGER/go ]; do sleep 0.02; done\necho $(X) >> $LEDGER/end", 2
     )
-    worker = lab.work("--queues", "merlin", "-c", "1")
+    worker = lab.work("--queues", "merlin", "--slots", "1")
     wait_until(lambda: lab.ledger("ran"), "a sample runs")
     (shell,) = shells_of(lab, worker)
     os.kill(shell, signal.SIGKILL)

@@ -41,7 +41,7 @@ local function stop_study(s, outcome, why, is_kill)
 end
 
 -- The plan of a running study is gone or can't be read: it can't come to its end, and says why.
-local function fail_planless(s)
+function fail_planless(s)
   stop_study(s, 'failed', 'the server lost a part of its plan or of its tasks', 0)
   plan_action(s, 'idle')
 end

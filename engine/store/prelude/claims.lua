@@ -38,11 +38,13 @@ function drop_ended()
         call('HDEL', held, shared)
         local stream = stream_key(r.queue, r.s, r.class)
         call('XACK', stream, 'workers', r.entry)
-        call('XDEL', stream, r.entry)
+        local queue, member = root .. 'queue:' .. r.queue, r.s .. ':' .. r.class
+        -- An entry of which somebody held a claim, and that is not there, was deleted from outside: with others, maybe.
+        if call('XDEL', stream, r.entry) == 0 and call('ZSCORE', queue, member) then fail_planless(r.s) end
         if call('XLEN', stream) == 0 then
           call('UNLINK', stream)
           call('SREM', streams_key(w), stream)
-          call('ZREM', root .. 'queue:' .. r.queue, r.s .. ':' .. r.class)
+          call('ZREM', queue, member)
         end
       end
     end

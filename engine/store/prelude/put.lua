@@ -12,14 +12,19 @@ local function forget_open(s, n, task)
   call('HDEL', open, tag .. '<' .. int(task.lo), tag .. '>' .. int(task.hi))
 end
 
--- Add an entry to a node's stream, and let workers hear of it. Returns its id.
+local fail_planless
+
+-- Add an entry to a node's stream, and let workers hear of it. Returns its id. A queue's zset names only streams that are:
+-- one that it names and that is not was deleted from outside, with ready samples that nobody would ever claim.
 local function add_entry(s, node, stream, text)
   local is_new = call('EXISTS', stream) == 0
   local id = call('XADD', stream, '*', 't', text)
   if is_new then call('XGROUP', 'CREATE', stream, 'workers', '0') end
   local member = s .. ':' .. node.class
   local queue = root .. 'queue:' .. node.queue
-  if not call('ZSCORE', queue, member) then
+  local is_named = call('ZSCORE', queue, member)
+  if is_new and is_named then fail_planless(s) end
+  if not is_named then
     local priority = tonumber(call('HGET', study_key(s), 'priority') or 0)
     call('ZADD', queue, int(-priority * 4294967296 + call('INCR', root .. 'turn')), member)
   end

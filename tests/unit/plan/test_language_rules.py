@@ -336,6 +336,14 @@ WARNED = {
         "global.parameters: {A: {values: [1, 2], label: [a, a]}}\n" + steps("$(A)"),
         "the same label, 'a', and different values",
     ),
+    "one label for different values": (
+        "global.parameters: {A: {values: [1, 2], label: all}}\n" + steps("$(A)"),
+        "the same label, 'all', and different values",
+    ),
+    "a file of sources that is nowhere": (
+        "env: {sources: [setup.sh]}\n" + steps("true"),
+        "There is no 'setup.sh' beside the spec or here",
+    ),
     "a leading zero": (
         "global.parameters: {A: {values: [010], label: A.%%}}\n" + steps("$(A)"),
         "'010' is taken for the number 10",

@@ -171,7 +171,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "'$(MERLIN_INF)' is not a known name.",
     ),
     "key of a parameter": ("    values: [1, 2]", "    §vales: [1, 2]", "'vales' is no key of parameter 'A'."),
-    "label": ("    label: A.%%", "    label: §A", "The label 'A' of parameter 'A' is the same"),
+    "label": ("    label: A.%%", "    label: §[A]", "has 2 values and 1 label"),
     "values that share a directory": ("    values: [c, d]", "    values: [a b, §a_b]", "would share the directory"),
     "uneven rows": ("  D:", "  §D:\n    values: [e]\n    label: D.%%\n  E:", "has 1 value, and 'A' has 2"),
     "overlap": ("    overlap: no", "    overlap: §perhaps", "must be yes or no"),

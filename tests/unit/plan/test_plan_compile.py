@@ -34,7 +34,7 @@ def test_an_unknown_name_in_a_script_is_an_error_with_the_nearest_name(cmd, hint
     (problem,) = caught.value.problems
     assert problem.message == f"'{cmd}' is not a known name."
     assert problem.hint.startswith(hint)
-    assert "is meant for the shell" in problem.hint
+    assert "if the shell is to run it" in problem.hint
     assert (problem.path, problem.line, problem.column) == ("/specs/the.yaml", spec.steps[0].run.cmd.line + 1, 7)
 
 

@@ -243,12 +243,6 @@ MISTAKES = {
         "5:27",
         "",
     ),
-    "label without %%": (
-        "global.parameters:\n  A: {values: [1, 2], label: A}",
-        "The label 'A' of parameter 'A' is the same for 2 different values.",
-        "5:30",
-        "Write 'A.%%'",
-    ),
     "too few labels": (
         "global.parameters:\n  A: {values: [1, 2], label: [a]}",
         "The parameter 'A' has 2 values and 1 label.",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,3 +53,23 @@ def test_damage_never_makes_a_record_up(tmp_path_factory, at: int, byte: int) ->
     path.write_bytes(data)
     found = list(read_journal(path))
     assert found == RECORDS[: len(found)]
+
+
+def test_record_of_which_a_full_disk_took_a_part_is_taken_back(tmp_path: Path) -> None:
+    # Given a file that may grow by a few bytes only
+    header, claimed, settled, _ = RECORDS
+    assert isinstance(header, Header)
+    path = tmp_path / "journal"
+    writer = JournalWriter(path, header)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            writer.write(claimed)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    # When there is room again
+    writer.write(settled)
+    writer.close()
+    # I expect what is written then to be read
+    assert list(read_journal(path)) == [header, settled]

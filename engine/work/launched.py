@@ -1,0 +1,98 @@
+"""Samples that a scheduler starts (`mode: step`): the words that do it are a process like any other, and end like it.
+
+What differs is the meaning of their end. They end with the script's code, with 128 + n for a signal, or for a reason
+that is the scheduler's: then the sample is not at fault, and goes back.
+"""
+
+from __future__ import annotations
+
+import os
+
+from mrun.engine.errors import MrunError
+from mrun.engine.work.outcomes import Exit
+from mrun.engine.work.processes import Running
+from mrun.launchers.base import Launcher
+from mrun.launchers.schedulers import End, EndKind, Output
+
+#: Schedulers complain at the end of what a script wrote to stderr.
+_TAIL_BYTES = 65_536
+
+_WHY = {
+    EndKind.NODE_FAILED: "its node failed",
+    EndKind.REFUSED: "the scheduler did not start it",
+    EndKind.TIMED_OUT: "the allocation has ended",
+    EndKind.UNKNOWN: "nobody knows how it ended",
+}
+
+
+class LaunchError(MrunError):
+    """A sample was not started by its launcher, or was ended by what is no fault of its own."""
+
+    is_retryable = True
+
+    def __init__(self, message: str, *, has_begun: bool) -> None:
+        super().__init__(message)
+        #: The script may have done something.
+        self.has_begun = has_begun
+
+
+class LaunchedProcess:
+    """A running sample, and the launcher that knows what its end means. `err_path` is where its stderr goes."""
+
+    def __init__(self, process: Running, launcher: Launcher, err_path: str) -> None:
+        self._process, self._launcher = process, launcher
+        self._err_path = err_path
+        # What was there before is of other executions.
+        self._first_byte = _size(err_path)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since it was started: its time in the scheduler's queue is part of it."""
+        return self._process.elapsed_s
+
+    @property
+    def has_left_others(self) -> bool:
+        """Whether processes of the launcher's group live on after it."""
+        return self._process.has_left_others
+
+    async def wait_within(self, timeout_s: float) -> Exit | None:
+        """Wait for its end, or so long; safe to cancel and to call again.
+
+        Raises:
+            LaunchError: it has ended, for a reason that is not its own.
+        """
+        end = await self._process.wait_within(timeout_s)
+        if end is None:
+            return None
+        told = self._launcher.end_of(Output(end.code, err=self._complaints()))
+        if told.kind in _WHY:
+            raise LaunchError(_message(told), has_begun=told.kind is not EndKind.REFUSED)
+        code = -told.signal if told.kind is EndKind.SIGNALLED else end.code
+        return Exit(code, end.elapsed_ms)
+
+    def signal(self, number: int) -> None:
+        """Signal the launcher, which passes it on."""
+        self._process.signal(number)
+
+    def close(self) -> None:
+        """Forget it. If it still runs its launcher is killed."""
+        self._process.close()
+
+    def _complaints(self) -> str:
+        try:
+            with open(self._err_path, "rb") as file:
+                file.seek(max(self._first_byte, _size(self._err_path) - _TAIL_BYTES))
+                return file.read(_TAIL_BYTES).decode(errors="replace")
+        except OSError:
+            return ""
+
+
+def _message(end: End) -> str:
+    return f"{_WHY[end.kind].capitalize()}: {end.why}." if end.why else f"{_WHY[end.kind].capitalize()}."
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0

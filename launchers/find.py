@@ -1,0 +1,71 @@
+"""Launchers by name, those of third parties too, and the one whose allocation this process is in.
+
+A third party's package names its class in the entry-point group `mrun.launchers`. It is loaded when its name is asked
+for, and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+
+from mrun.engine.errors import LauncherError
+from mrun.engine.nearest import nearest_hint
+from mrun.launchers.base import Allocation, Launcher
+from mrun.launchers.flux import FluxLauncher
+from mrun.launchers.local import LocalLauncher
+from mrun.launchers.lsf import LsfLauncher, LsfSrunLauncher
+from mrun.launchers.pbs import PbsLauncher
+from mrun.launchers.slurm import SlurmLauncher
+
+GROUP = "mrun.launchers"
+
+#: Those that come with mrun; nobody else's may take their names.
+BUILT_IN: dict[str, type[Launcher]] = {
+    one.name: one for one in (LocalLauncher, SlurmLauncher, FluxLauncher, LsfLauncher, LsfSrunLauncher, PbsLauncher)
+}
+#: Innermost first: Flux instances run in allocations of the others.
+_ALLOCATING: tuple[type[Launcher], ...] = (FluxLauncher, SlurmLauncher, LsfLauncher, PbsLauncher)
+
+
+def names() -> list[str]:
+    """Every name that `launcher_named` knows. Loads nothing."""
+    return sorted({*BUILT_IN, *metadata.entry_points(group=GROUP).names})
+
+
+def launcher_named(name: str) -> Launcher:
+    """A new launcher of that name.
+
+    Raises:
+        LauncherError: there is none, or a third party's can't be used.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]()
+    found = next(iter(metadata.entry_points(group=GROUP, name=name)), None)
+    if found is None:
+        raise LauncherError(f"There is no launcher '{name}'.", hint=nearest_hint(name, names()))
+    return _loaded(found)
+
+
+def enclosing(environment: Mapping[str, str]) -> tuple[Launcher, Allocation] | None:
+    """The launcher and the allocation that this environment was given by; of several, the innermost."""
+    for kind in _ALLOCATING:
+        launcher = kind()
+        allocation = launcher.detect(environment)
+        if allocation is not None:
+            return launcher, allocation
+    return None
+
+
+def _loaded(entry: metadata.EntryPoint) -> Launcher:
+    owner = f"Launcher '{entry.name}', which is '{entry.value}'"
+    hint = "Update or uninstall the package that it comes from."
+    # Code of a third party is run, which may raise anything.
+    try:
+        kind = entry.load()
+        launcher = kind()
+    except Exception as error:
+        raise LauncherError(f"{owner}, can't be loaded: {type(error).__name__}: {error}", hint=hint) from error
+    if not isinstance(launcher, Launcher) or getattr(launcher, "name", "") != entry.name:
+        raise LauncherError(f"{owner}, is no launcher of that name.", hint=hint)
+    return launcher

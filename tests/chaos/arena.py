@@ -1,0 +1,228 @@
+"""A lab that breaks things: all goes through a proxy, the server's clock may be set, and the account is strict."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pytest
+from redis.exceptions import RedisError
+
+from mrun.engine.store.store import _move_text
+from tests.chaos.proxy import Proxy
+from tests.conftest import IS_CI, TestServer, wait_until
+from tests.lab import Lab
+
+#: `a` and `b` go sample by sample, `f` waits for every sample of `b`. Nobody is blamed for what we do to its workers.
+CHAIN = """
+    description: {{name: chain, description: a chain and a funnel}}
+    study:
+        - name: a
+          description: writes what it ran
+          run: {{cmd: "echo $(MERLIN_SAMPLE_ID) >> $LEDGER/a; sleep {sleep_s}", task_queue: sim, max_losses: 0, {more}}}
+        - name: b
+          description: goes sample by sample
+          run: {{cmd: "echo $(MERLIN_SAMPLE_ID) >> $LEDGER/b", depends: [a], task_queue: sim, max_losses: 0}}
+        - name: f
+          description: a funnel
+          run: {{cmd: "echo funnel $(b.workspace) >> $LEDGER/f", depends: [b_*], task_queue: train, max_losses: 0}}
+    merlin:
+        samples: {{file: samples.npy, column_labels: [X]}}
+"""
+QUEUES = ("--queues", "sim,train")
+
+
+class Arena:
+    """A lab, the proxy that all of mrun talks through, and the server's clock."""
+
+    def __init__(self, directory: Path, server: TestServer, clock: Path | None = None) -> None:
+        self.lab = Lab(directory, server)
+        self.server = server
+        self.proxy = Proxy(server.directory / "p", server.socket)
+        self.lab.environment["MRUN_BROKER"] = self.proxy.url
+        self._clock = clock
+        self.lease_s, self._slots = 30.0, 2
+        self._timers: list[threading.Timer] = []
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether the server's clock can be set."""
+        return self._clock is not None
+
+    def __enter__(self) -> Arena:
+        # The first request of a script that the server does not know changes nothing: its answer would be lost in vain.
+        for move in ("submit", "commit", "claim", "settle", "beat", "hand_back", "reclaim", "leave"):
+            self.ask("SCRIPT", "LOAD", _move_text(move))
+        self.proxy.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.end()
+        finally:
+            self.proxy.__exit__(kind, error, trace)
+
+    # ------------------------------------------------------------------------------------------------ what is run
+
+    def queue_chain(self, samples: int, sleep_s: float = 0.02, more: str = "retry_delay: 0", *words: object) -> str:
+        """Queue the chain, `more` being options of its first step; the study's id."""
+        np.save(self.lab.directory / "samples.npy", np.arange(float(samples)))
+        return self.lab.queue(self.lab.spec(CHAIN.format(sleep_s=sleep_s, more=more)), *words)
+
+    def work(self, lease_s: float, slots: int = 2, *words: object) -> subprocess.Popen[bytes]:
+        """Start a worker for the chain's queues."""
+        self.lease_s, self._slots = lease_s, slots
+        return self.lab.work(*QUEUES, "--lease", lease_s, "--slots", slots, *words)
+
+    def work_again(self) -> subprocess.Popen[bytes]:
+        """Start one like the last."""
+        return self.work(self.lease_s, self._slots)
+
+    def alive(self) -> list[subprocess.Popen[bytes]]:
+        """Workers that have not ended."""
+        return [worker for worker in self.lab.workers if worker.poll() is None]
+
+    def ran(self, name: str = "a") -> int:
+        """How many executions the steps wrote down."""
+        return sum(self.lab.ledger(name).values())
+
+    def is_running(self) -> bool:
+        """Whether the funnel has not run."""
+        return not self.lab.ledger("f")
+
+    def later(self, after_s: float, what: Callable[[], object]) -> None:
+        """Do something after a while; at the latest when the arena closes."""
+
+        def do() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                what()
+
+        timer = threading.Timer(after_s, do)
+        self._timers.append(timer)
+        timer.start()
+
+    def wait_ran(self, count: int, name: str = "a", timeout_s: float = 60) -> None:
+        """Wait for executions that the steps wrote down."""
+        wait_until(lambda: self.ran(name) >= count, f"{count} runs of {name}\n{self.lab.logs()}", timeout_s)
+
+    def end(self) -> None:
+        """Drain all workers; no process may be left, and no key outside the namespace."""
+        self.proxy.is_hole, self.proxy.delay_s = False, 0.0
+        for timer in self._timers:
+            timer.join()
+        if self.server.process is None:
+            self.server.start()
+        self.server.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]  # just started
+        self.lab.close()
+        keys = self.server.client().keys("*")
+        assert [key for key in keys if not key.startswith(b"{mrun}:")] == []
+
+    # --------------------------------------------------------------------------------------------- the account
+
+    def assert_whole(self, study: str, samples: int, *, is_once: bool, timeout_s: float = 90) -> None:
+        """The study ends, every sample ran and is counted once, and so is the funnel.
+
+        Args:
+            is_once: nothing that was done excuses a second execution.
+        """
+        status = self.lab.wait_for_end(study, timeout_s)
+        assert status["state"] == "finished", f"{status}\n{self.lab.logs()}"
+        counts = {name: status["by_step"][name]["finished"] for name in "abf"}
+        assert counts == {"a": samples, "b": samples, "f": 1}, f"{status}\n{self.lab.logs()}"
+        self.lab.mrun("wait", study, code=0)
+        everyone = {str(sample) for sample in range(samples)}
+        for name in "ab":
+            ledger = self.lab.ledger(name)
+            assert set(ledger) == everyone, f"{name}: {everyone ^ set(ledger)}\n{self.lab.logs()}"
+            twice = {sample: count for sample, count in ledger.items() if count > 1}
+            assert not (is_once and twice), f"{name}: {twice}\n{self.lab.logs()}"
+        funnels = self.lab.ledger("f")["funnel"]
+        assert funnels == 1 if is_once else funnels >= 1, f"{funnels} funnels\n{self.lab.logs()}"
+        self._assert_nothing_pending(study)
+
+    def _assert_nothing_pending(self, study: str) -> None:
+        """Of a study that has ended, nothing is left but its counters."""
+        left = [key.decode() for key in self.server.client().keys(f"{{mrun}}:*{study}*")]
+        known = {f"{{mrun}}:study:{study}", f"{{mrun}}:study:{study}:reasons"}
+        steps = {f"{{mrun}}:study:{study}:step:{index}" for index in range(3)}
+        assert set(left) <= known | steps, left
+
+    # ------------------------------------------------------------------------------------------------- the server
+
+    def restart_server(self, how: int = signal.SIGTERM, away_s: float = 0.0) -> None:
+        """End the server, and start it again on its data."""
+        self.server.stop(how)
+        time.sleep(away_s)  # the outage itself
+        self.server.start()
+
+    def freeze_server(self, for_s: float) -> None:
+        """Stop the server as a machine that swaps does: connections stand, nothing is answered."""
+        assert self.server.process is not None
+        self.server.process.send_signal(signal.SIGSTOP)
+        time.sleep(for_s)  # the outage itself
+        self.server.process.send_signal(signal.SIGCONT)
+
+    def ask(self, *words: object) -> Any:
+        """Say something to the server, past the proxy, as an administrator would."""
+        client = self.server.client()
+        try:
+            return client.execute_command(*words)
+        finally:
+            client.close()
+
+    def step_clock(self, by_s: int) -> None:
+        """Set the server's clock, from the true time."""
+        assert self._clock is not None
+        self._clock.write_text(f"{by_s:+d}\n")
+        wait_until(lambda: abs(self.ask("TIME")[0] - time.time() - by_s) < 5, "the server sees its new time")
+
+    @staticmethod
+    def wind(server: TestServer) -> Path:
+        """Give a server that is not yet started a clock that can be set; the clock."""
+        clock = server.directory / "clock"
+        clock.write_text("+0\n")
+        server.environment = fake_time() | {"FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
+        return clock
+
+
+def digest_of(move: str) -> str:
+    """How requests name a move."""
+    return hashlib.sha1(_move_text(move).encode()).hexdigest()
+
+
+def fake_time() -> dict[str, str]:
+    """Variables by which a process gets another clock; skips where libfaketime is not installed, and fails in CI."""
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not found:
+        if IS_CI:
+            pytest.fail("no libfaketime on this machine (apt-get install faketime), and CI must have it")
+        pytest.skip("no libfaketime on this machine (apt-get install faketime)")
+    return {"LD_PRELOAD": str(found[0]), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+def chaos_random() -> random.Random:
+    """A generator whose seed is printed; MRUN_CHAOS_SEED replays it."""
+    seed = int(os.environ.get("MRUN_CHAOS_SEED", random.SystemRandom().randrange(2**32)))
+    print(f"MRUN_CHAOS_SEED={seed}")
+    return random.Random(seed)
+
+
+def is_up(arena: Arena) -> bool:
+    """Whether the server answers now."""
+    try:
+        return bool(arena.ask("PING"))
+    except RedisError:
+        return False

@@ -1,0 +1,42 @@
+"""A real Slurm where there can be one, and fake schedulers on PATH everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import IS_CI
+from tests.launchers.slurm import Slurm, why_not
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[Slurm]:
+    """A real Slurm of two nodes. Without the packages: skipped on a laptop, a failure in CI."""
+    reason = why_not()
+    if reason:
+        (pytest.fail if IS_CI else pytest.skip)(f"no real Slurm: {reason}")
+    cluster = Slurm()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def slurm(slurm_cluster: Slurm) -> Iterator[Slurm]:
+    """The real Slurm, idle and whole before and after the test."""
+    slurm_cluster.heal()
+    yield slurm_cluster
+    slurm_cluster.heal()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests on a real Flux are asked for by name: nowhere else can it be told whether one should be there."""
+    if "flux" in str(config.getoption("-m")):
+        return
+    left_out = [item for item in items if item.get_closest_marker("flux")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("flux")]

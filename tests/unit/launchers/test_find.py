@@ -1,0 +1,54 @@
+"""Launchers by name: third parties' are loaded when they are asked for, and a bad one is one clear error."""
+
+from __future__ import annotations
+
+import pytest
+
+from mrun.engine.errors import LauncherError
+from mrun.launchers.find import BUILT_IN, enclosing, launcher_named, names
+from mrun.launchers.prefixes import PREFIXES
+from tests.launchers.kinds import ALLOCATED, install
+
+
+def test_every_batch_type_has_a_launcher_with_its_words():
+    assert BUILT_IN.keys() == PREFIXES.keys()
+    assert all(BUILT_IN[name].prefix is prefix for name, prefix in PREFIXES.items())
+
+
+def test_an_unknown_name_is_an_error_with_the_nearest():
+    with pytest.raises(LauncherError, match="'slrum'") as caught:
+        launcher_named("slrum")
+    assert "slurm" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("no.such.module:Thing", "ModuleNotFoundError"),
+        ("mrun.launchers.slurm:Nothing", "AttributeError"),
+        ("mrun.launchers.lists:expand_hosts", "TypeError"),
+        ("builtins:dict", "is no launcher"),
+        ("mrun.launchers.slurm:SlurmLauncher", "is no launcher of that name"),
+    ],
+)
+def test_a_bad_plugin_is_one_clear_error(tmp_path, monkeypatch, value, said):
+    install(tmp_path, "odd", value)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "odd" in names()
+    with pytest.raises(LauncherError, match=said) as caught:
+        launcher_named("odd")
+    assert f"'odd', which is '{value}'" in caught.value.message
+
+
+def test_nobody_takes_the_name_of_a_launcher_of_mruns(tmp_path, monkeypatch):
+    install(tmp_path, "local", "no.such.module:Thing")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert launcher_named("local").name == "local"
+
+
+def test_of_several_allocations_the_innermost_counts():
+    assert enclosing({}) is None
+    for name in ("slurm", "flux", "lsf", "pbs"):
+        launcher, allocation = enclosing(ALLOCATED[name])
+        assert launcher.name == allocation.launcher == name
+    assert enclosing(ALLOCATED["slurm"] | ALLOCATED["flux"])[0].name == "flux"

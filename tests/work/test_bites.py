@@ -1,0 +1,38 @@
+"""Bites of quick samples do not keep slow ones from slots that are free."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.conftest import wait_until
+from tests.lab import Lab
+
+SPEC = """
+    description: {name: bites, description: quick samples and then slow ones}
+    study:
+        - name: a
+          description: the last eight are slow
+          run:
+              cmd: |
+                  [ $(MERLIN_SAMPLE_ID) -lt 600 ] && exit 0
+                  echo $(MERLIN_SAMPLE_ID) >> $LEDGER/begun
+                  while [ -e $LEDGER/hold ]; do sleep 0.05; done
+    merlin:
+        samples: {file: samples.npy, column_labels: [X]}
+"""
+
+
+def test_slots_share_slow_samples_that_follow_quick_ones(lab: Lab) -> None:
+    # Given 600 samples of no time, after which bites are long, and eight that last until they are let go
+    np.save(lab.directory / "samples.npy", np.arange(608.0))
+    (lab.ledger_dir / "hold").touch()
+    study = lab.queue(lab.spec(SPEC))
+    for _ in range(2):
+        lab.work("--queues", "merlin", "--slots", 2)
+    # I expect all four slots of both workers to come to hold a slow one, whoever's bite they were in
+    wait_until(lambda: len(lab.ledger("begun")) == 4, f"four slow samples run at once: see {study}")
+    # and, when those are let go, each of the eight to have run once
+    (lab.ledger_dir / "hold").unlink()
+    status = lab.wait_for_end(study)
+    assert lab.ledger("begun") == {str(i): 1 for i in range(600, 608)}
+    assert status["by_step"]["a"]["finished"] == 608
