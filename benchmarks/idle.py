@@ -21,10 +21,12 @@ from benchmarks.stage import Stage, stage
 from mrun.engine.records import ClaimRequest, WorkerFacts
 from mrun.engine.store.bells import Bells
 from mrun.engine.store.keys import Keys
+from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 from mrun.engine.work import worker
 from mrun.engine.work.desk import Desk, WorkerOptions
 from mrun.engine.work.pulse import Pulse
+from mrun.engine.work.studies import Studies
 
 NAMESPACE, QUEUE, SLOTS, PROCESSES = "mrun", "idle", 32, 4
 #: Workers begin within so many seconds, so that their beats are spread as those of real workers are.
@@ -39,7 +41,8 @@ async def _idle_worker(on: Stage, name: str) -> None:
     store = Store(await on.connect(), NAMESPACE, patience_s=60)
     bells = Bells(await on.connect(is_blocking=True), NAMESPACE, (QUEUE,))
     facts = WorkerFacts("benchmark", 1, (QUEUE,), SLOTS)
-    pulse = Pulse(Desk(name, facts, WorkerOptions((QUEUE,), SLOTS)), store)
+    studies = Studies(store, Seal(bytes(32)), name, "benchmark")
+    pulse = Pulse(Desk(name, facts, WorkerOptions((QUEUE,), SLOTS)), store, studies)
     await pulse.beat()
     async with anyio.create_task_group() as duties:
         duties.start_soon(pulse.run)

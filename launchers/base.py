@@ -12,6 +12,7 @@ the name that a spec gives as `batch.type`.
 from __future__ import annotations
 
 import abc
+import signal
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -55,6 +56,8 @@ class Launcher(abc.ABC):
     name: ClassVar[str]
     #: The words that stand for `$(LAUNCHER)`.
     prefix: ClassVar[Prefix]
+    #: What asks the words of `command` to end the script, one after another with a moment between.
+    stop_signals: ClassVar[tuple[int, ...]] = (signal.SIGTERM,)
     #: Who takes whole scripts as jobs; None: there is nobody.
     scheduler: Scheduler | None = None
 
@@ -70,7 +73,8 @@ class Launcher(abc.ABC):
         """The words that run a script once, on one node of the allocation, on cores and GPUs of its own.
 
         The worker spawns them in a process group of their own, with the sample's directory as working directory. They
-        end when the script has ended, with its exit code; 128 + n stands for signal n. On TERM they end the script.
+        end when the script has ended, with its exit code; 128 + n stands for signal n. On `stop_signals` they end the
+        script.
 
         Raises:
             LauncherError: the script needs what can't be given to one script, such as several nodes; or this kind of

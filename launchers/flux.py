@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -45,6 +46,8 @@ class FluxLauncher(Launcher):
     name: ClassVar[str] = "flux"
     prefix = PREFIX
     scheduler = FluxScheduler()
+    #: Twice cancels the job, also one that waits: TERM would leave that in the queue, and its client with it.
+    stop_signals: ClassVar[tuple[int, ...]] = (signal.SIGINT, signal.SIGINT)
 
     def detect(self, environment: Mapping[str, str]) -> Allocation | None:
         """By FLUX_URI. Nodes and cores are not in the environment; the instance's processes are bound to theirs."""
@@ -54,9 +57,7 @@ class FluxLauncher(Launcher):
         return Allocation(launcher=self.name, job=job, gpus=visible_gpus(environment))
 
     def command(self, script_path: str, needs: Needs = ONE_CORE) -> tuple[str, ...]:
-        """One task with all the cores. TERM is passed on to it if it runs; a job that waits stays queued, whatever
-        happens to `flux run`.
-        """
+        """One task with all the cores. If `flux run` is killed, its job goes on."""
         if needs.nodes > 1:
             raise LauncherError(
                 f"'flux run' can't start one script on {needs.nodes} nodes.",

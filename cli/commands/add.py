@@ -67,7 +67,7 @@ def command(invocation: Invocation, study: str, samples_file: str, is_lenient: b
     output.say(f"{queued.study}  {queued.name}: {counted(added.added, 'sample')} added, {queued.sample_count:,} in all"
                + (f"; run {added.run}" if added.is_new_run else ""))  # fmt: skip
     output.say(f"workspace  {queued.workspace}")
-    output.note(f"run it:     {work_line(queued.queues)}")
+    output.note(f"run it:    {work_line(queued.queues)}")
 
 
 async def _wait(invocation: Invocation, session: Session, study: str) -> None:

@@ -10,16 +10,23 @@ from mrun.cli.commands.queue import ManyValues
 from mrun.cli.invocation import Invocation, Session, takes_invocation
 from mrun.cli.output import Output
 from mrun.cli.shown import counted, work_line
-from mrun.engine.errors import NotFoundError
+from mrun.engine.errors import NotFoundError, UsageError
 from mrun.engine.reopen import Reopened, reopen, workspace_of
 from mrun.engine.work.history import UNFINISHED, Selection
 
 
 async def find_workspace(session: Session, selector: str) -> str:
-    """The workspace of a selector: of a study that the server knows, or the path itself."""
+    """The workspace of a selector: of a study that the server knows, or the path itself.
+
+    Raises:
+        NotFoundError: it is neither.
+        UsageError: it means several studies.
+    """
     try:
-        (study,) = await session.views.find(selector)
-        return workspace_of(selector, (await session.views.status(study)).workspace)
+        studies = await session.views.find(selector)
+        if len(studies) != 1:
+            raise UsageError(f"'{selector}' means {len(studies)} studies.", hint="Name one of them.")
+        return workspace_of(selector, (await session.views.status(studies[0])).workspace)
     except NotFoundError:
         return workspace_of(selector, None)
 
@@ -47,7 +54,7 @@ def say_reopened(output: Output, reopened: Reopened) -> None:
     output.say(f"{queued.study}  {queued.name}: run {reopened.run}, {counted(reopened.again, 'script')} to run, "
                f"{reopened.kept - reopened.left:,} finished{left}")  # fmt: skip
     output.say(f"workspace  {queued.workspace}")
-    output.note(f"run it:     {work_line(queued.queues)}")
+    output.note(f"run it:    {work_line(queued.queues)}")
 
 
 @click.command("restart")

@@ -134,7 +134,7 @@ class _Reader:
 
 
 def _source_path(source: Text, resolver: Resolver, cwd: str, findings: Findings) -> str:
-    """A file of env.sources. Scripts run in directories of their own: a relative one is taken from where the spec is."""
+    """A file of env.sources. Scripts run in directories of their own: a relative one is taken from the spec's."""
     text = resolver.study_text(source, "env.sources")
     if not text.strip() or text.startswith(("/", "~", "$")) or len(text.split()) > 1:
         return text

@@ -71,6 +71,7 @@ class Executor:
         self._launcher = launcher
         #: Those of steps that are started by a scheduler, by batch type.
         self._launchers: dict[str, Launcher] = {}
+        self._watcher = watcher
         self._spawner = Spawner(watcher)
         self._environment = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
         self._warm = WarmShells(self._environment, watcher)
@@ -141,7 +142,10 @@ class Executor:
         command = (*ready.interpreter, *launcher.command(ready.script, text.terms.needs))
         streams = (ready.out, ready.err)
         process = self._spawner.spawn(command, ready.directory, environment, streams, ends_group=ready.ends_group)
-        return LaunchedProcess(process, launcher, str(ready.err)) if text.terms.started_by else process
+        if not text.terms.started_by:
+            return process
+        self._watcher.is_client(process.pid)
+        return LaunchedProcess(process, launcher, str(ready.err))
 
     def _launcher_for(self, started_by: str) -> Launcher:
         """The worker's own, or that of a batch type."""

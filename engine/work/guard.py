@@ -25,6 +25,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
@@ -35,6 +36,8 @@ _PARENT_DIED = signal.SIGUSR1
 #: Groups that may be noted at once: more than two for each slot that a worker can have. One that finds no room is
 #: found by the guard all the same, when its leader is re-parented to it.
 _GROUPS_MOST = 16384
+#: How long the client of a scheduler may take to pass its end on to what it has started.
+_CLIENT_GRACE_S = 5.0
 
 
 class GuardLink:
@@ -52,6 +55,11 @@ class GuardLink:
         if self._free and group not in self._cell_of:
             cell = self._cell_of[group] = self._free.pop()
             self._cells[cell] = group
+
+    def is_client(self, group: int) -> None:
+        """That group is the client of a scheduler: it is to be asked to end, so that it ends what it has started."""
+        if group in self._cell_of:
+            self._cells[self._cell_of[group]] = -group
 
     def ended(self, group: int) -> None:
         """Its leader was reaped: the number may be used again, for somebody else's process."""
@@ -160,9 +168,11 @@ class _Guard:
 
     def _end_the_rest(self) -> None:
         """Kill the groups that live, then children until there is none: each death hands us its children."""
-        for group in filter(None, self._cells.tolist()):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, signal.SIGKILL)
+        groups = [group for group in self._cells.tolist() if group]
+        for group in groups:
+            if group > 0:
+                _signal_group(group, signal.SIGKILL)
+        self._end_clients([-group for group in groups if group < 0])
         while ours := [pid for pid in _children() if pid not in self._spared]:
             for pid in ours:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -170,6 +180,22 @@ class _Guard:
             for pid in ours:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, 0)
+
+    def _end_clients(self, clients: list[int]) -> None:
+        """TERM, and after a while KILL. What clients have started is elsewhere, and no child of ours."""
+        for client in clients:
+            _signal_group(client, signal.SIGTERM)
+        deadline = time.monotonic() + _CLIENT_GRACE_S
+        while any(client in _children() for client in clients) and time.monotonic() < deadline:
+            time.sleep(0.02)
+            self._reap()
+        for client in clients:
+            _signal_group(client, signal.SIGKILL)
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
 
 
 def _children() -> list[int]:

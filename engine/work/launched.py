@@ -6,14 +6,18 @@ that is the scheduler's: then the sample is not at fault, and goes back.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 
 from mrun.engine.errors import MrunError
 from mrun.engine.work.outcomes import Exit
-from mrun.engine.work.processes import Running
+from mrun.engine.work.processes import StepProcess
 from mrun.launchers.base import Launcher
 from mrun.launchers.schedulers import End, EndKind, Output
 
+#: Between two signals that ask a launcher to end.
+_BETWEEN_SIGNALS_S = 0.3
 #: Schedulers complain at the end of what a script wrote to stderr.
 _TAIL_BYTES = 65_536
 
@@ -39,7 +43,7 @@ class LaunchError(MrunError):
 class LaunchedProcess:
     """A running sample, and the launcher that knows what its end means. `err_path` is where its stderr goes."""
 
-    def __init__(self, process: Running, launcher: Launcher, err_path: str) -> None:
+    def __init__(self, process: StepProcess, launcher: Launcher, err_path: str) -> None:
         self._process, self._launcher = process, launcher
         self._err_path = err_path
         # What was there before is of other executions.
@@ -71,8 +75,12 @@ class LaunchedProcess:
         return Exit(code, end.elapsed_ms)
 
     def signal(self, number: int) -> None:
-        """Signal the launcher, which passes it on."""
-        self._process.signal(number)
+        """Signal the launcher, and not its group: srun's second process ends the step when the first was killed."""
+        numbers = self._launcher.stop_signals if number == signal.SIGTERM else (number,)
+        self._process.signal_leader(numbers[0])
+        loop = asyncio.get_running_loop()
+        for position, later in enumerate(numbers[1:], start=1):
+            loop.call_later(position * _BETWEEN_SIGNALS_S, self._process.signal_leader, later)
 
     def close(self) -> None:
         """Forget it. If it still runs its launcher is killed."""

@@ -45,6 +45,9 @@ class Watcher(Protocol):
     def began(self, group: int) -> None:
         """A process group lives."""
 
+    def is_client(self, group: int) -> None:
+        """It is the client of a scheduler, which passes its end on if it is asked to end."""
+
     def ended(self, group: int) -> None:
         """Its leader was reaped."""
 
@@ -110,6 +113,12 @@ class StepProcess:
         """Signal the whole group; nothing happens if it is gone."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+    def signal_leader(self, number: int) -> None:
+        """Signal its first process only; nothing happens if that is gone."""
+        if self._end is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, number)
 
     def close(self) -> None:
         """Forget it. If it still runs it is killed: nothing outlives the one who watches it."""

@@ -10,6 +10,7 @@ from mrun.engine.records import BeatAnswer
 from mrun.engine.store.store import Store
 from mrun.engine.work.desk import Desk, Stop
 from mrun.engine.work.held import Ending
+from mrun.engine.work.settler import journal_ended
 from mrun.engine.work.studies import Studies
 
 #: However long the lease, a cancelled study's samples are to end soon.
@@ -83,8 +84,13 @@ class Pulse:
                     "claim_lost", study=held.claim.study, claim=text, why="the lease ended, or the study is gone"
                 )
                 held.end_now(Ending.LOST)
-        for study in {held.claim.study for held in self._desk.held.values() if held.is_lost}:
-            await self._studies.is_gone(study)
+        lost = [held for held in self._desk.held.values() if held.is_lost]
+        for study in {held.claim.study for held in lost}:
+            if await self._studies.is_gone(study):
+                # Nobody else can have had these claims: `mrun restart` counts what has ended.
+                for held in lost:
+                    if held.claim.study == study:
+                        journal_ended(self._studies, held)
         for text in answer.kill:
             held = self._desk.held.get(int(text))
             if held is not None and not held.is_done:

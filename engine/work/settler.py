@@ -42,10 +42,8 @@ class Settler:
     def journal_unheard(self) -> None:
         """Journal what has ended and was not settled: a worker that ends without its server tells it there."""
         for held in self._desk.held.values():
-            journal = self._studies.journal_of(held.claim.study)
-            if journal is not None and held.unsettled > 0 and not held.is_lost:
-                with contextlib.suppress(OSError):
-                    journal.write(_settled(held, held.at))
+            if not held.is_lost:
+                journal_ended(self._studies, held)
 
     async def _settle(self) -> None:
         while batch := [held for held in self._desk.held.values() if self._is_due(held)][:_CLAIMS_MOST]:
@@ -104,6 +102,14 @@ class Settler:
         with contextlib.suppress(OSError):
             study = await self._studies.get(held.claim.study)
             study.journal.write(record)
+
+
+def journal_ended(studies: Studies, held: HeldClaim) -> None:
+    """Journal what has ended of a claim that is not to be settled any more, and counts all the same."""
+    journal = studies.journal_of(held.claim.study)
+    if journal is not None and held.unsettled > 0:
+        with contextlib.suppress(OSError):
+            journal.write(_settled(held, held.at))
 
 
 def _settled(held: HeldClaim, upto: int) -> Settled:

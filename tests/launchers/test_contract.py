@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,15 +132,19 @@ def test_a_script_is_run_once_and_its_end_is_told(kind, script, tmp_path, body, 
 
 
 @every(*STARTING)
-def test_term_to_its_words_ends_the_script(kind, script, tmp_path):
-    path = script("touch began; sleep 600 & wait")
+def test_signals_that_ask_its_words_to_end_end_the_script(kind, script, tmp_path):
+    path = script("echo $$ > began.new; mv began.new began; exec sleep 600")
     process = subprocess.Popen(
         kind.launcher.command(path), cwd=tmp_path, env=kind.environment, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0,
     )  # fmt: skip
     wait_until((tmp_path / "began").exists, "the script runs")
-    os.killpg(process.pid, signal.SIGTERM)
+    (pid,) = (tmp_path / "began").read_text().split()
+    for number in kind.launcher.stop_signals:
+        process.send_signal(number)
+        time.sleep(0.3)
     assert process.wait(timeout=30) != 0
+    wait_until(lambda: not Path("/proc", pid).exists(), "the script has ended")
 
 
 @every("slurm", "flux", "lsf")

@@ -110,6 +110,7 @@ async def test_a_job_whose_node_goes_down_is_not_started_again(desk, slurm, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 async def test_a_job_past_its_walltime_is_ended_by_slurm(desk, slurm, tmp_path):
     # Slurm counts walltimes in minutes; a step in the job and the job itself are told of alike.
     launcher = await probed(SlurmLauncher(), slurm.environment)
@@ -117,7 +118,7 @@ async def test_a_job_past_its_walltime_is_ended_by_slurm(desk, slurm, tmp_path):
     job = await desk.submit(
         job_of(script(tmp_path, f"{words} 2> step.err; echo $? > step.code; sleep 600"), Needs(walltime_s=1))
     )
-    status = await status_when(desk, job, JobState.ENDED, 110)
+    status = await status_when(desk, job, JobState.ENDED, 200)
     assert status.end.kind is EndKind.TIMED_OUT
     assert "TIMEOUT" in status.end.why
     complaint = (tmp_path / "step.err").read_text() + (tmp_path / "script.sh.err").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -167,3 +168,24 @@ def test_a_script_whose_node_goes_down_runs_again_elsewhere(lab, slurm):
     status = lab.wait_for_end(study, 60)
     assert status["by_step"]["a"]["finished"] == 1, out.read_text()
     assert lab.ledger("began") == {"n2:": 1, "n1:1": 1}
+
+
+def test_a_killed_worker_takes_what_srun_started_with_it(lab):
+    # Given a script that srun has started
+    np.save(lab.directory / "samples.npy", np.arange(1.0))
+    text = """
+        description: {name: left, description: d}
+        batch: {type: slurm}
+        study: [{name: a, description: d, run: {mode: step, cmd: "echo $$ >> $LEDGER/pid; sleep 600 # $(X)"}}]
+        merlin: {samples: {file: samples.npy, column_labels: [X]}}
+    """
+    lab.queue(lab.spec(text))
+    work = "mrun work --queues merlin --slots 1 & echo $! > guard; wait; sleep 600"
+    in_batch(lab, work, "--ntasks=2", "--nodes=1", "--time=30")
+    wait_until(lambda: lab.ledger("pid"), "the script runs")
+    script = Path("/proc") / next(iter(lab.ledger("pid")))
+    # When the worker's engine is killed
+    guard = (lab.directory / "guard").read_text().strip()
+    os.kill(int(Path(f"/proc/{guard}/task/{guard}/children").read_text().split()[0]), signal.SIGKILL)
+    # Then its guard ends srun, and Slurm the script, though the allocation goes on
+    wait_until(lambda: not script.exists(), "the script has ended")

@@ -177,25 +177,36 @@ async def test_lost_plan_does_not_stop_a_release_that_was_left_over(store: Store
     assert await store.client.exists(store.keys.named("todo")) == 0
 
 
-async def test_damaged_claim_record_is_no_claim(store: Store) -> None:
-    study = await submit(store, make_plan(9, S("a", options={"chunk": 1})))
-    worker, dead = await worker_of(store, "worker"), await worker_of(store, "dead")
-    for one in (worker, dead):
-        for garbage in (b"\xc1", b"\x93\x01\x02\x03", b"text", b""):
-            (claim,) = await one.claim()
-            await store.client.hset(store.keys.held(one.name), claim.text, garbage)
-            assert await one.settle(claim, all_of(claim)) == "lost"
-            one.claims[claim.number] = claim
-            assert not await store.hand_back(one.name, claim, claim.lo)
-        assert set((await one.beat()).lost) == {str(number) for number in one.claims}
-        one.claims.clear()
-        assert (await one.beat()).status == "ok"
-        assert (await one.claim()) != [] or one is dead
-        one.claims.clear()
-    await lose(store, "dead")
-    await store.leave("worker")
-    assert await store.client.keys(f"{store.keys.root}worker:*") == []
-    assert (await step_counts(store, study, 0))["running"] == 8
+@pytest.mark.parametrize("how", ["beat", "reclaim", "leave"])
+@pytest.mark.parametrize("garbage", [b"\xc1", b"\x93\x01\x02\x03", b"text", b""])
+async def test_damaged_claim_record_is_no_claim_and_fails_its_study(store: Store, garbage: bytes, how: str) -> None:
+    # Given a worker with claims of two studies, one of which somebody damages
+    study, good = [await submit(store, make_plan(3, S("a", options={"chunk": 1}))) for _ in range(2)]
+    worker, other = await worker_of(store, "worker", slots=4), await worker_of(store, "other")
+    claims = await worker.claim()
+    assert {claim.study for claim in claims} == {study, good}
+    claim = next(claim for claim in claims if claim.study == study)
+    await store.client.hset(store.keys.held("worker"), claim.text, garbage)
+    assert await worker.settle(claim, all_of(claim)) == "lost"
+    assert not await store.hand_back("worker", claim, claim.lo)
+    worker.claims[claim.number] = claim
+    assert (await worker.beat()).lost == (claim.text,)
+    del worker.claims[claim.number]
+    # When that is noticed
+    if how == "beat":
+        assert (await worker.beat()).status == "ok"
+    else:
+        await (lose(store, "worker") if how == "reclaim" else store.leave("worker"))
+    # I expect its study to say that it can't come to its end, and the other one to do so
+    assert await state_of(store, study) == "failed"
+    assert b"lost" in await store.client.hget(store.keys.study(study), "why")
+    for one in [claim for claim in worker.claims.values() if claim.study == good] if how == "beat" else []:
+        assert await worker.settle(one, all_of(one)) == "ok"
+    for one in [claim for claim in worker.claims.values() if claim.study == study]:
+        assert await worker.settle(one, all_of(one)) in ("gone", "lost")
+    await other.drain()
+    assert await step_counts(store, good, 0) == {"finished": 3}
+    assert await store.client.hgetall(store.keys.held("worker")) == {}
 
 
 @pytest.mark.parametrize("text", ["garbage", "0 5", "99 0 1 0 0 0"])

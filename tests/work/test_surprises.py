@@ -87,3 +87,10 @@ def test_reason_of_a_stopped_study_names_the_step(lab: Lab) -> None:
     )
     lab.work("--queues", "merlin")
     assert lab.wait_for_end(study)["why"] == "sample 0 of step 'first' stopped the study"
+
+
+def test_verb_for_one_study_refuses_several(lab: Lab, spec: Path) -> None:
+    for _ in range(2):
+        lab.queue(spec)
+    for words in (["restart", "all"], ["retry", "all"], ["add", "all", "--samplesfile", "setup.sh"], ["logs", "all"]):
+        assert lab.json(*words, code=2)["error"]["message"] == "'all' means 2 studies."

@@ -63,12 +63,14 @@ for _, claim in ipairs(listed) do
     kill[#kill + 1] = claim
   end
 end
+local is_damaged = false
 for _, claim in ipairs(call('HKEYS', held_key(w))) do
   if string.sub(claim, 1, 1) ~= '=' and not is_listed[claim] and tonumber(claim) <= highest then
     local r = read_claim(w, claim)
-    if r then give_back(w, claim, r, r.lo, r.losses) else call('HDEL', held_key(w), claim) end
+    if r then give_back(w, claim, r, r.lo, r.losses) else is_damaged = true end
   end
 end
+if is_damaged then fail_damaged(w) end
 
 -- One worker tends: it sweeps four times in the shortest lease's half, so that a dead one is found in time, and an outage is
 -- told from a death. While the tender is dead, beats show that the server is there; a gap that is long already is left for

@@ -101,6 +101,38 @@ end
 
 function work.idle(s, items) end_if_idle(s); return items - 1 end
 
+-- A worker's claims whose records can't be read: entries of which more claims are counted than there are records. Which
+-- samples they held nobody can tell, and they would be running for ever: their studies fail, and end now. O(claims held).
+local function fail_damaged(w)
+  drop_ended()
+  local held, missing = held_key(w), {}
+  local fields = call('HGETALL', held)
+  for i = 1, #fields, 2 do
+    local field = fields[i]
+    local r = read_claim(w, field)
+    local shared = r and '=' .. r.queue .. ' ' .. r.s .. ' ' .. r.class .. ' ' .. r.entry or field
+    if string.sub(field, 1, 1) == '=' then
+      missing[field] = (missing[field] or 0) + (tonumber(fields[i + 1]) or 1)
+    elseif r then
+      missing[shared] = (missing[shared] or 0) - 1
+    else
+      call('HDEL', held, field)
+    end
+  end
+  for shared, n in pairs(missing) do
+    local queue, s, class, entry = string.match(shared, '^=(.*) (%S+) (%d+) (%S+)$')
+    if n > 0 and s then
+      local stream = stream_key(queue, s, class)
+      -- pcall: it may be gone, or another thing.
+      redis.pcall('XACK', stream, 'workers', entry)
+      redis.pcall('XDEL', stream, entry)
+      call('HDEL', held, shared)
+      fail_planless(s)
+      end_study(s)
+    end
+  end
+end
+
 -- Everything that a worker leaves behind. `loss` is 1 if its claims count as lost. At most `most` claims; returns whether it
 -- is gone, and how many claims more the caller may give back.
 -- `resume` is that of what was not counted as a loss, and may have been started all the same.
@@ -113,7 +145,7 @@ local function remove_worker(w, loss, most, resume)
       most = most - 1
     end
   end
-  drop_ended()
+  fail_damaged(w)
   for _, stream in ipairs(call('SPOP', streams_key(w), ITEMS / 2)) do
     -- pcall: the stream may be gone. With an entry pending, its consumer must stay: it would go with it.
     local pending = redis.pcall('XPENDING', stream, 'workers', '-', '+', 1, w)
