@@ -29,7 +29,7 @@ class Proxy:
         #: Each piece of data arrives so much later.
         self.delay_s = 0.0
         self._wanted: list[str] = []
-        #: With an answer, everything that comes after it is lost, too: who waits for it can say nothing else meanwhile.
+        #: From a request whose answer is lost on, everything else is lost, too: who waits for it can say nothing else.
         self.becomes_hole = False
         #: Digests of the scripts whose answers were lost, as they were asked for: the server has done them.
         self.lost: list[str] = []
@@ -62,6 +62,7 @@ class Proxy:
         digest = next((one for one in self._wanted if one.encode() in request[:200]), None)
         if digest is not None:
             self._wanted.remove(digest)
+            self.is_hole = self.is_hole or self.becomes_hole
         return digest
 
     def _do(self, work: Coroutine[object, object, None]) -> None:
@@ -124,7 +125,8 @@ class _Link:
             while data := await source.read(_CHUNK_BYTES):
                 if self._proxy.delay_s:
                     await asyncio.sleep(self._proxy.delay_s)
-                if self._proxy.is_hole or not passes(data):
+                was_hole = self._proxy.is_hole
+                if not passes(data) or was_hole:
                     continue
                 sink.write(data)
                 await sink.drain()
@@ -140,10 +142,9 @@ class _Link:
         if data.startswith(b"-NOSCRIPT"):
             # Nothing was done. The script itself comes next, and nobody else's turn is to be taken.
             self._proxy.lose_reply(self._losing)
-            self._losing = None
+            self._losing, self._proxy.is_hole = None, False
             return True
         # The server has done it: now the connection breaks, before its answer is through.
-        self._proxy.is_hole = self._proxy.becomes_hole
         self._proxy.lost.append(self._losing)
         self.cut()
         return False

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.conftest import wait_until
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
+PROGRAMS = ("setpriv", "munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 #: Daemons are not on everybody's PATH.
 DAEMON_PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin{os.pathsep}/sbin"
 NODES = ("n1", "n2")
@@ -165,10 +165,11 @@ class Slurm:
     def _daemon(self, *words: str) -> None:
         program = shutil.which(words[0], path=DAEMON_PATH)
         with (self.directory / f"{words[0]}.{len(self._daemons)}.log").open("wb") as log:
-            # A session of its own: Ctrl-C in the tests must not end it before its jobs.
+            # A session of its own: Ctrl-C in the tests must not end it before its jobs. Tests that are killed take it
+            # with them.
             self._daemons.append(
                 subprocess.Popen(
-                    [str(program), *words[1:]],
+                    ["setpriv", "--pdeathsig", "TERM", "--", str(program), *words[1:]],
                     env=self.environment,
                     cwd=self.directory,
                     stdin=subprocess.DEVNULL,

@@ -86,7 +86,7 @@ def test_a_launcher_is_found_by_its_name_and_has_one_set_of_words(kind):
 @every(*NAMES)
 def test_an_allocation_is_seen_only_where_there_is_one(kind):
     launcher = kind.launcher
-    assert launcher.detect({"PATH": "/bin", "HOME": "/root"}) is None
+    assert launcher.detect({"PATH": "/bin", "HOME": "/home/me"}) is None
     if kind.name in ALLOCATED:
         allocation = launcher.detect(ALLOCATED[kind.name])
         assert (allocation.launcher, bool(allocation.job)) == (kind.name, True)
@@ -123,10 +123,13 @@ def test_variables_for_steps_are_given_only_in_an_allocation(kind):
     ],
 )
 def test_a_script_is_run_once_and_its_end_is_told(kind, script, tmp_path, body, end, number):
-    path = script(f'echo "$PWD"; {body}')
+    path = script(f'echo "$PWD" | tee -a ran; {body}')
     words = kind.launcher.command(path, Needs(procs=2))
     done = subprocess.run(words, cwd=tmp_path, env=kind.environment, capture_output=True, text=True, check=False)
-    assert done.stdout == f"{tmp_path}\n"
+    assert (tmp_path / "ran").read_text() == f"{tmp_path}\n"
+    if end is EndKind.EXITED:
+        # srun sometimes loses the last lines of a script that a signal has ended.
+        assert done.stdout == f"{tmp_path}\n"
     found = kind.launcher.end_of(Output(done.returncode, err=done.stderr))
     assert (found.kind, found.signal if end is EndKind.SIGNALLED else found.code) == (end, number)
 

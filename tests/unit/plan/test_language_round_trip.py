@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mrun.engine.enqueue import Order, check, prepare
@@ -87,6 +87,8 @@ def with_workspace_of(plan: Plan, other: Plan) -> Plan:
 @example("\\", "$", "$(V)$(X) $(W)(X)", "$(W)(SPECROOT)", ["a", "b"], "$(A)")
 @example("$COST", "$(V)", "$(V)", "echo", ["$(V)", "b"], "$(A)$(V)")
 def test_the_expanded_copy_is_the_same_study(v, w, cmd, restart, values, queue):
+    # A comma stands between queues elsewhere, and is refused in the name of one.
+    assume("," not in queue and not ("$(V)" in queue and "," in v + w))
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "table.csv").write_text("1,2\n")
         Path(directory, "spec.yaml").write_text(
