@@ -99,6 +99,19 @@ class Arena:
         """How many executions the steps wrote down."""
         return sum(self.lab.ledger(name).values())
 
+    def pick(self, random: random.Random) -> tuple[subprocess.Popen[bytes], int]:
+        """Some worker, and its engine's pid. Who began while the server was away ended with code 5."""
+
+        def find() -> tuple[subprocess.Popen[bytes], int] | None:
+            workers = self.alive() or [self.work_again()]
+            worker = random.choice(workers)
+            with contextlib.suppress(OSError):
+                engines = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
+                return (worker, int(engines[0])) if engines else None
+            return None
+
+        return wait_until(find, "a worker has its engine")  # type: ignore[return-value]  # what `find` gives, but None
+
     def is_running(self) -> bool:
         """Whether the funnel has not run."""
         return not self.lab.ledger("f")

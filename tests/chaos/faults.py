@@ -98,7 +98,7 @@ def kill_guard(arena: Arena, random: random.Random) -> None:
 
 def end_worker(arena: Arena, random: random.Random) -> None:
     """It is told twice."""
-    victim = random.choice(arena.alive())
+    victim, _ = arena.pick(random)
     log = arena.lab.directory / f"worker-{arena.lab.workers.index(victim)}.log"
     victim.send_signal(signal.SIGTERM)
     wait_until(lambda: victim.poll() is not None or "worker_signalled" in log.read_text(), "the worker drains")
@@ -108,11 +108,11 @@ def end_worker(arena: Arena, random: random.Random) -> None:
 
 
 def freeze_engine(arena: Arena, random: random.Random) -> None:
-    _freeze(arena, arena.lab.engine_of(random.choice(arena.alive())))
+    _freeze(arena, arena.pick(random)[1])
 
 
 def freeze_guard(arena: Arena, random: random.Random) -> None:
-    _freeze(arena, random.choice(arena.alive()).pid)
+    _freeze(arena, arena.pick(random)[0].pid)
 
 
 def kill_server(arena: Arena, random: random.Random) -> None:
@@ -128,8 +128,8 @@ def kill_after_settle(arena: Arena, random: random.Random) -> None:
 
 
 def _replace(arena: Arena, random: random.Random, how: Callable[[int], None], *, of_engine: bool = False) -> None:
-    victim = random.choice(arena.alive())
-    how(arena.lab.engine_of(victim) if of_engine else victim.pid)
+    victim, engine = arena.pick(random)
+    how(engine if of_engine else victim.pid)
     victim.wait(timeout=30)
     arena.work_again()
 

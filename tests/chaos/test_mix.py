@@ -25,6 +25,8 @@ def break_things(arena: Arena, random: random.Random, faults: Sequence[Fault], s
         happened.append(fault.__name__)
         print(f"{aim:5d} {fault.__name__}")
         fault(arena, random)
+        if not arena.alive():
+            arena.work_again()
     return happened
 
 

@@ -143,10 +143,15 @@ class Slurm:
     def heal(self) -> None:
         """No job, and both nodes idle, for the next test."""
         self.run("scancel", "--user=root", check=False)
-        for node, state in self.node_states().items():
+        wait_until(self._are_idle, f"nodes are idle: {self.node_states()}", 60)
+
+    def _are_idle(self) -> bool:
+        """Whether both are; those that are down are resumed. One that came back since it was looked at refuses that."""
+        states = self.node_states()
+        for node, state in states.items():
             if state.startswith(("down", "drain")):
-                self.set_node(node, "resume")
-        wait_until(lambda: set(self.node_states().values()) == {"idle"}, f"nodes are idle: {self.node_states()}", 60)
+                self.run("scontrol", "update", f"NodeName={node}", "State=resume", "Reason=test", check=False)
+        return set(states.values()) == {"idle"}
 
     def logs(self) -> str:
         """The ends of the daemons' logs."""
