@@ -84,7 +84,7 @@ def _commands(on: Stage, window_s: float, most: int = 6) -> dict[str, dict[str, 
 
 def measure(size: Size) -> dict[str, Any]:
     """The server's load with nobody, then with all workers."""
-    workers, window_s = {Size.SMALLEST: (8, 0.3), Size.QUICK: (1000, 6.0), Size.FULL: (1000, 30.0)}[size]
+    workers, window_s = {Size.SMALLEST: (8, 3.0), Size.QUICK: (1000, 6.0), Size.FULL: (1000, 30.0)}[size]
     names = [f"idle-{number}" for number in range(workers)]
     context = multiprocessing.get_context("spawn")
     with stage() as on:
