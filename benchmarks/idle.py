@@ -1,8 +1,9 @@
 """What do a thousand idle workers cost the server?
 
-Each has what an idle `mrun work` has: a beat (the worker's own `Pulse`) on one connection; on another one a blocked
-read of its queue's bell, and a look for work whenever that times out. Four processes share them. `commands` tells
-where the time goes. Takes about a minute. Does not show: what they cost their own hosts; a network.
+Each has what an idle `mrun work` has: on one connection a look for work, which is a sign of life, and the worker's own
+`Pulse`, which beats when looks stay out; on another one a blocked read of bells, whose time-out brings the next look.
+Four processes share them. `commands` tells where the time goes. Takes about a minute. Does not show: what they cost
+their own hosts; a network.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from mrun.engine.store.bells import Bells
 from mrun.engine.store.keys import Keys
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
-from mrun.engine.work import worker
 from mrun.engine.work.desk import Desk, WorkerOptions
 from mrun.engine.work.pulse import Pulse
 from mrun.engine.work.studies import Studies
+from mrun.engine.work.worker import look_every_s
 
 NAMESPACE, QUEUE, SLOTS, PROCESSES = "mrun", "idle", 32, 4
 #: Workers begin within so many seconds, so that their beats are spread as those of real workers are.
@@ -39,16 +40,19 @@ async def _idle_worker(on: Stage, name: str) -> None:
     """An idle `mrun work` without its guard and its signals. Ends by cancellation."""
     await anyio.sleep(random.uniform(0, SPREAD_S))
     store = Store(await on.connect(), NAMESPACE, patience_s=60)
-    bells = Bells(await on.connect(is_blocking=True), NAMESPACE, (QUEUE,))
+    bells = Bells(await on.connect(is_blocking=True), NAMESPACE, (QUEUE,), name)
     facts = WorkerFacts("benchmark", 1, (QUEUE,), SLOTS)
     studies = Studies(store, Seal(bytes(32)), name, "benchmark")
-    pulse = Pulse(Desk(name, facts, WorkerOptions((QUEUE,), SLOTS)), store, studies)
+    options = WorkerOptions((QUEUE,), SLOTS)
+    desk = Desk(name, facts, options)
+    pulse = Pulse(desk, store, studies)
     await pulse.beat()
     async with anyio.create_task_group() as duties:
         duties.start_soon(pulse.run)
         while True:
-            await store.claim(name, ClaimRequest(SLOTS, (QUEUE,)))
-            await bells.wait(worker._LOOK_EVERY_S)  # the worker's own period, whatever it is
+            asked_at = time.monotonic()
+            desk.note_look(asked_at, await store.claim(name, ClaimRequest(SLOTS, (QUEUE,))))
+            await bells.wait(look_every_s(options))
 
 
 async def _crowd(directory: Path, names: list[str]) -> None:

@@ -17,6 +17,7 @@ from mrun.cli.words import Words, common_options
 from mrun.engine.errors import UsageError
 from mrun.engine.settings import Settings, load_settings
 from mrun.engine.store.connect import Broker, check_server, find_broker, open_broker
+from mrun.engine.store.durability import FlushNeeds, flush_needs
 from mrun.engine.store.seal import Seal, load_seal
 from mrun.engine.store.store import Store
 from mrun.engine.store.views import Views
@@ -39,7 +40,7 @@ class Invocation:
     """What every command gets."""
 
     def __init__(self, words: Words) -> None:
-        self._options = {"broker": words.broker, "namespace": words.namespace}
+        self._options = {"broker": words.broker, "namespace": words.namespace, "durability": words.durability}
         self.output = Output(is_json=words.is_json, is_quiet=words.is_quiet)
 
     def settings(self, **options: str | None) -> Settings:
@@ -59,15 +60,20 @@ class Invocation:
         broker = self.broker(settings, may_start=True)
 
         async def look() -> None:
-            async with self.session(broker=broker):
+            async with self.session(broker=broker, is_lasting=True):
                 pass
 
         anyio.run(look)
         return broker
 
     @asynccontextmanager
-    async def session(self, *, may_start: bool = False, broker: Broker | None = None) -> AsyncIterator[Session]:
+    async def session(
+        self, *, may_start: bool = False, broker: Broker | None = None, is_lasting: bool = False
+    ) -> AsyncIterator[Session]:
         """A connection for one command, closed at the end.
+
+        Args:
+            is_lasting: what is queued in it lasts as the setting `durability` says.
 
         Raises:
             BrokerError: no server, or one that is unfit.
@@ -77,7 +83,8 @@ class Invocation:
         client = await open_broker(broker)
         try:
             self.output.warn((await check_server(client)).warnings)
-            store = Store(client, settings.namespace, patience_s=COMMAND_PATIENCE_S)
+            flush = await flush_needs(client, broker, settings) if is_lasting else FlushNeeds()
+            store = Store(client, settings.namespace, patience_s=COMMAND_PATIENCE_S, flush=flush)
             yield Session(broker, store, load_seal(settings.config_dir))
         finally:
             await client.aclose()
@@ -99,9 +106,14 @@ def current_dir() -> str:
     """The current directory.
 
     Raises:
-        UsageError: it was removed.
+        UsageError: it was removed, or its name is no text.
     """
     try:
-        return os.getcwd()
+        path = os.getcwd()
+        path.encode()
     except FileNotFoundError as error:
         raise UsageError("The current directory does not exist any more.", hint="Change to another one.") from error
+    except UnicodeEncodeError as error:
+        message = f"The path of the current directory, {path!r}, holds bytes that are no UTF-8."
+        raise UsageError(message, hint="Rename it, or change to another one.") from error
+    return path

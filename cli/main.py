@@ -97,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     output = Output(is_json="--json" in words, is_quiet=False)
     try:
+        _check_characters(words)
         # Not `cli.main`: it would answer a broken pipe with exit code 1.
         with cli.make_context("mrun", words) as context:
             code = cli.invoke(context)
@@ -118,6 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:  # noqa: BLE001 - the last door: a bug becomes a message and exit code 1, never silence
         code = _show_rest(output, error)
     sys.exit(int(code or 0))
+
+
+def _check_characters(words: Sequence[str]) -> None:
+    """Names and paths go to the server and into the workspace as UTF-8; what stands behind `--` is not ours."""
+    for word in words[: words.index("--") if "--" in words else None]:
+        if any("\ud800" <= one <= "\udfff" for one in word):
+            raise UsageError(f"{word!r} holds bytes that are no UTF-8.", hint="Rename it, or go there by another path.")
 
 
 def _show_rest(output: Output, error: Exception) -> int:

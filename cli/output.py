@@ -21,8 +21,9 @@ from mrun.engine.errors import MrunError, Problem, SpecError
 
 _SHOWN_LINE_MOST = 160
 _TABLE_WIDTH = 10_000
-#: What a line of somebody's file must not do to a terminal.
+#: What a line of somebody's file, or a name that a server tells, must not do to a terminal. Messages have line breaks.
 _CONTROLS = dict.fromkeys((*range(9), *range(10, 32), *range(127, 160)), "�")
+_CONTROLS_IN_LINES = {one: sign for one, sign in _CONTROLS.items() if one != ord("\n")}
 
 
 class Output:
@@ -64,7 +65,7 @@ class Output:
             is_number = bool(listed) and all(_is_number(row[index]) for row in listed)
             table.add_column(column, justify="right" if is_number else "left", no_wrap=True)
         for row in listed:
-            table.add_row(*(cell if isinstance(cell, Text) else Text(_cell(cell)) for cell in row))
+            table.add_row(*(cell if isinstance(cell, Text) else Text(_cell(cell).translate(_CONTROLS)) for cell in row))
         self._write(self._rendered(table))
 
     @staticmethod
@@ -74,19 +75,19 @@ class Output:
         console = Console(
             file=io.StringIO(), force_terminal=sys.stdout.isatty(), highlight=False, width=_TABLE_WIDTH, soft_wrap=True
         )
-        console.print(what)
+        console.print(_shown_like(what) if isinstance(what, Text) else what)
         assert isinstance(console.file, io.StringIO)
         return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
     def note(self, text: str) -> None:
         """A line for people, that is no part of the answer."""
         if not self.is_json and not self.is_quiet:
-            self.people.print(Text(text))
+            self.people.print(_shown(text))
 
     def warn(self, texts: Iterable[str]) -> None:
         """Warnings, a line each."""
         for text in texts:
-            self.people.print(Text("warning: ", style="yellow") + Text(text))
+            self.people.print(Text("warning: ", style="yellow") + _shown(text))
 
     def error(self, error: MrunError) -> None:
         """What, where, how to fix; for every problem there is."""
@@ -115,19 +116,28 @@ class Output:
 
     def _show_problem(self, problem: Problem) -> None:
         console = self.people
-        console.print(Text("error: ", style="bold red") + Text(problem.message))
+        console.print(Text("error: ", style="bold red") + _shown(problem.message))
         if problem.where:
-            console.print(Text(f"  at {problem.where}"))
+            console.print(_shown(f"  at {problem.where}"))
         line = _line_of(problem)
         if line:
             console.print(Text(f"     {line}", style="dim"))
         if problem.hint:
-            console.print(Text(f"  fix: {problem.hint}"))
+            console.print(_shown(f"  fix: {problem.hint}"))
 
     def _write(self, text: str) -> None:
         # Names that are not valid UTF-8 (surrogates) are shown, not fatal.
         sys.stdout.write(text.encode("utf-8", "replace").decode() + "\n")
         sys.stdout.flush()
+
+
+def _shown(text: str) -> Text:
+    return Text(text.translate(_CONTROLS_IN_LINES))
+
+
+def _shown_like(text: Text) -> Text:
+    """The same with its styles: a sign stands for each character that is not to be seen."""
+    return Text(text.plain.translate(_CONTROLS_IN_LINES), style=text.style, spans=text.spans)
 
 
 def our_error(error: BaseException) -> MrunError | None:

@@ -43,7 +43,7 @@ class FailedPlace(msgspec.Struct, frozen=True):
 def show_study(output: Output, status: StudyStatus, failed: Sequence[FailedPlace] = ()) -> None:
     """A study with its steps, and some of its failures."""
     output.say(headline(status))
-    output.say(f"workspace  {status.workspace}")
+    output.say(Text(f"workspace  {status.workspace}"))
     show_steps(output, status.steps)
     for one in failed:
         where = f"  in {one.directory}" if one.directory else ""

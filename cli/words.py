@@ -17,6 +17,7 @@ class Words(msgspec.Struct):
 
     broker: str | None = None
     namespace: str | None = None
+    durability: str | None = None
     is_json: bool = False
     is_quiet: bool = False
 
@@ -37,6 +38,10 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             *("--json", "is_json"), is_flag=True, expose_value=False, callback=_note,
             help="Print one JSON value instead of text.",
+        ),
+        click.option(
+            *("--durability",), metavar="HOW", expose_value=False, callback=_note,
+            help="strict: what is queued, and nodes that ended, are on the server's disk at once. [default: everysec]",
         ),
         click.option(
             *("--namespace",), metavar="NAME", expose_value=False, callback=_note,

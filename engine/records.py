@@ -97,6 +97,8 @@ class ClaimAnswer(msgspec.Struct, frozen=True, array_like=True):
     claims: tuple[Claim, ...]
     has_more_work: int
     due_ms: int
+    #: Nobody sweeps the server: who beats next does.
+    is_untended: int
 
 
 class SettleAnswer(msgspec.Struct, frozen=True, array_like=True):
@@ -104,6 +106,8 @@ class SettleAnswer(msgspec.Struct, frozen=True, array_like=True):
 
     answers: tuple[str, ...]
     due_ms: int
+    #: Nodes of which the last sample was settled.
+    ended_nodes: int = 0
 
 
 class WorkerFacts(msgspec.Struct, frozen=True):
@@ -113,7 +117,8 @@ class WorkerFacts(msgspec.Struct, frozen=True):
     pid: int
     queues: tuple[str, ...]
     slots: int
-    ends_at_ms: int = 0
+    #: Until its allocation ends, when it is told; -1: never. A duration, for clocks of hosts differ.
+    time_left_ms: int = -1
     version: str = ""
     #: What the spec calls it; empty: nothing.
     name: str = ""

@@ -70,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True):
     namespace: str = "mrun"
     lease_s: float = DEFAULT_LEASE_S
     slots: int | None = None
+    #: strict: what a command queued, and what ended a node, is on the server's disk before it counts as done.
     durability: Literal["everysec", "strict"] = "everysec"
     password_file: Path | None = None
     password: Secret | None = None
@@ -292,8 +293,6 @@ def _durability(name: str, found: _Found) -> str:
     value = _text(name, found)
     if value not in ("everysec", "strict"):
         raise _wrong(name, found, "'everysec' or 'strict'")
-    if value == "strict":
-        raise found.error(f"'{name} = strict' is not supported yet.", hint="Leave it out, or say everysec.")
     return value
 
 

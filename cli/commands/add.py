@@ -47,7 +47,7 @@ def command(invocation: Invocation, study: str, samples_file: str, is_lenient: b
     """
 
     async def run() -> Added:
-        async with invocation.session(may_start=True) as session:
+        async with invocation.session(may_start=True, is_lasting=True) as session:
             workspace = await find_workspace(session, study)
             while True:
                 try:

@@ -251,7 +251,7 @@ def queue_checked(
     plan = make_plan(checked)
 
     async def run() -> Queued:
-        async with invocation.session(broker=broker) as session:
+        async with invocation.session(broker=broker, is_lasting=True) as session:
             return await enqueue(session.store, session.seal, plan, order, checked.warnings)
 
     queued = anyio.run(run)

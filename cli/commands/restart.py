@@ -35,7 +35,7 @@ def reopen_selection(invocation: Invocation, selector: str, selection: Selection
     """Open the study of a selector again for a selection."""
 
     async def run() -> Reopened:
-        async with invocation.session(may_start=True) as session:
+        async with invocation.session(may_start=True, is_lasting=True) as session:
             workspace = await find_workspace(session, selector)
             return await reopen(session.store, session.seal, workspace, selection)
 

@@ -111,7 +111,7 @@ class _Runner:
         self._log_path = Path()
 
     async def run(self, checked: Checked, order: Order) -> Ended:
-        async with self._invocation.session(broker=self._broker) as session:
+        async with self._invocation.session(broker=self._broker, is_lasting=True) as session:
             queued = await enqueue(session.store, session.seal, self._plan, order, checked.warnings)
             say_queued(self._output, queued, self._output.note)
             self._output.note(server_line(self._broker))
@@ -185,7 +185,7 @@ class _Runner:
         settings = self._invocation.settings()
         words = [sys.executable, "-m", "mrun", "--namespace", settings.namespace, "work"]
         words += ["--queues", ",".join(queues), "--study", study, "--exit-when-done"]
-        environment = dict(os.environ) | {"MRUN_PARENT": str(os.getpid())}
+        environment = dict(os.environ) | {"MRUN_PARENT": str(os.getpid()), "MRUN_DURABILITY": settings.durability}
         if self._broker.is_own or settings.broker is not None:
             environment["MRUN_BROKER"] = self._broker.url
         with self._log_path.open("ab") as log:

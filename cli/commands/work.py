@@ -31,6 +31,7 @@ from mrun.engine.records import WorkerFacts
 from mrun.engine.settings import Settings
 from mrun.engine.store.bells import Bells
 from mrun.engine.store.connect import Broker, check_server, open_broker
+from mrun.engine.store.durability import flush_needs
 from mrun.engine.store.seal import load_seal
 from mrun.engine.store.store import LONGEST_PAUSE_S, Store
 from mrun.engine.work.desk import Desk, WorkerOptions
@@ -137,7 +138,7 @@ def command(
         root_study=root_study,
         is_exit_when_done=is_exit_when_done,
         environment=step_environment(os.environ, settings, broker) | around.step_variables,
-        ends_at_s=_end_s(around.allocation, walltime_s),
+        ends_at=_end(around.allocation, walltime_s),
     )
     parent = os.environ.get("MRUN_PARENT", "")
     if parent.isdigit() and os.getppid() != int(parent):
@@ -215,7 +216,7 @@ def _echo(output: Output, orders: Sequence[WorkerOrder], lines: Sequence[list[st
 
 def _run_all(lines: Sequence[list[str]], settings: Settings, broker: Broker) -> int:
     """A process for each worker, until all have ended; signals go to every one. Returns the worst of their codes."""
-    environment = dict(os.environ) | {"MRUN_PARENT": str(os.getpid())}
+    environment = dict(os.environ) | {"MRUN_PARENT": str(os.getpid()), "MRUN_DURABILITY": settings.durability}
     if broker.is_own or settings.broker is not None:
         environment["MRUN_BROKER"] = broker.url
     workers: list[subprocess.Popen[bytes]] = []
@@ -247,11 +248,13 @@ def _cores(allocation: Allocation | None) -> int:
     return (allocation.cores if allocation else 0) or len(os.sched_getaffinity(0))
 
 
-def _end_s(allocation: Allocation | None, walltime_s: float | None) -> float | None:
-    """When this allocation ends: by option, else as the scheduler tells it."""
+def _end(allocation: Allocation | None, walltime_s: float | None) -> float | None:
+    """When this allocation ends, on the monotonic clock: by option, else as the scheduler tells it."""
     if walltime_s is not None:
-        return time.time() + walltime_s
-    return allocation.ends_at_s if allocation else None
+        return time.monotonic() + walltime_s
+    if allocation is None or allocation.ends_at_s is None:
+        return None
+    return time.monotonic() + allocation.ends_at_s - time.time()
 
 
 def step_environment(environment: Mapping[str, str], settings: Settings, broker: Broker) -> dict[str, str]:
@@ -261,6 +264,7 @@ def step_environment(environment: Mapping[str, str], settings: Settings, broker:
     program of the user's is hidden. `MRUN_PYTHON` is this Python.
     """
     own = {"MRUN_NAMESPACE": settings.namespace, "MRUN_PYTHON": sys.executable}
+    own["MRUN_DURABILITY"] = settings.durability
     if settings.broker is not None or broker.is_own:
         own["MRUN_BROKER"] = broker.url
     path = [*environment.get("PATH", os.defpath).split(os.pathsep), str(Path(sys.executable).parent)]
@@ -298,7 +302,6 @@ async def _work(settings: Settings, broker: Broker, options: WorkerOptions, name
         pid=os.getpid(),
         queues=options.queues,
         slots=options.slots,
-        ends_at_ms=round(1000 * (options.ends_at_s or 0)),
         version=__version__,
         name=name,
     )
@@ -308,8 +311,9 @@ async def _work(settings: Settings, broker: Broker, options: WorkerOptions, name
             log.warning("server_unfit", why=warning)
         # As often as it beats, at least: after an outage its lease is short, and begins with whoever comes back first.
         pause_s = min(LONGEST_PAUSE_S, options.lease_s / 8)
-        store = Store(client, settings.namespace, patience_s=_FOR_EVER_S, longest_pause_s=pause_s)
-        bells = Bells(bell_client, settings.namespace, options.queues)
+        flush = await flush_needs(client, broker, settings)
+        store = Store(client, settings.namespace, patience_s=_FOR_EVER_S, longest_pause_s=pause_s, flush=flush)
+        bells = Bells(bell_client, settings.namespace, options.queues, worker_id)
         worker = Worker(Desk(worker_id, facts, options), store, bells, load_seal(settings.config_dir))
         await worker.run(LocalLauncher(), link)
     finally:

@@ -1,12 +1,14 @@
 """The plan that is kept in the workspace, so that a study can be opened again when the server has forgotten it.
 
-`mrun_info/study.mrun`, msgpack: version, id, run and the plan with its nodes. It lies where the scripts themselves
-lie, and is as readable as they are.
+`mrun_info/study.mrun`, msgpack: version, id, run and the plan with its nodes; then a mark and the CRC-32 of all that,
+for a bit that a disk has turned round must not change what is run. It lies where the scripts themselves lie, and is as
+readable as they are.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -17,6 +19,8 @@ from mrun.engine.plan.places import JOURNAL_DIR
 
 KEPT_VERSION = 1
 _FILE = "study.mrun"
+#: Stands at the end of the file, before the checksum; files of mrun 0.1 end without.
+_MARK, _CHECKSUM_BYTES = b"crc:", 4
 
 
 class KeptStudy(msgspec.Struct, frozen=True):
@@ -47,7 +51,8 @@ def keep(study: str, run: int, plan: Plan) -> None:
     path = Path(plan.workspace, JOURNAL_DIR, _FILE)
     mine = path.with_name(f"{_FILE}.{os.getpid()}")
     try:
-        mine.write_bytes(msgspec.msgpack.encode(KeptStudy(KEPT_VERSION, study, run, plan)))
+        body = msgspec.msgpack.encode(KeptStudy(KEPT_VERSION, study, run, plan))
+        mine.write_bytes(body + _MARK + zlib.crc32(body).to_bytes(_CHECKSUM_BYTES, "little"))
         mine.rename(path)
     except OSError as error:
         raise WorkspaceError(f"'{path}' can't be written: {error.strerror}.") from error
@@ -62,16 +67,28 @@ def read_kept(workspace: str | Path) -> KeptStudy:
     """
     path = Path(workspace, JOURNAL_DIR, _FILE)
     try:
-        kept = msgspec.msgpack.decode(path.read_bytes(), type=KeptStudy)
+        kept = msgspec.msgpack.decode(_checked(path.read_bytes()), type=KeptStudy)
     except FileNotFoundError as error:
         raise NotFoundError(
             f"'{workspace}' is no workspace of a study: it has no '{JOURNAL_DIR}/{_FILE}'.",
             hint="Name the directory that `mrun queue` printed.",
         ) from error
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (OSError, ValueError) as error:
+        # ValueError: msgspec's, that of texts that are none, and our own.
         raise WorkspaceError(f"'{path}' can't be read: {error}.", hint="Queue the study again.") from error
     if kept.version != KEPT_VERSION:
         raise WorkspaceError(f"'{path}' was written by another version of mrun.", hint="Use the version that wrote it.")
     # Where it lies now: it may have been moved, or be seen under another path on this host.
     plan = msgspec.structs.replace(kept.plan, workspace=str(Path(workspace).resolve()))
     return msgspec.structs.replace(kept, plan=plan)
+
+
+def _checked(data: bytes) -> bytes:
+    """The file without its checksum."""
+    body, mark = data[: -len(_MARK) - _CHECKSUM_BYTES], data[-len(_MARK) - _CHECKSUM_BYTES : -_CHECKSUM_BYTES]
+    if mark != _MARK:
+        return data
+    if zlib.crc32(body) != int.from_bytes(data[-_CHECKSUM_BYTES:], "little"):
+        message = "its checksum is another one"
+        raise ValueError(message)
+    return body

@@ -6,6 +6,7 @@ import itertools
 import mmap
 from bisect import bisect_right
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +33,13 @@ class SampleReader:
         self._rows: npt.NDArray[np.generic] | None = None
         self._cells: mmap.mmap | bytes = b""
         self._offsets: npt.NDArray[np.int64] | None = None
+        self._maps: list[mmap.mmap] = []
 
     def values(self, index: int) -> tuple[str, ...]:
         """The texts of a sample, one per column: `str()` of numpy's scalars, or the cells of a text table.
 
         Raises:
-            SampleFileChanged: at the first read, if the file is not the one that was described.
+            SampleFileChanged: at the first read, if the file is not the one that was described; at any, if it was cut.
             IndexError: if there is no such sample.
         """
         if not 0 <= index < self._table.count:
@@ -48,6 +50,7 @@ class SampleReader:
             return self._parts[part].values(index - self._begins[part])
         if self._rows is None and self._offsets is None:
             self._open()
+        self._check_whole()
         if self._rows is not None:
             row = self._rows[index]
             width = len(self._table.columns)
@@ -61,8 +64,6 @@ class SampleReader:
 
     def verify(self) -> None:
         """Compare size and time of the file with those that the plan has. Cheap: once per claim is not too often.
-
-        A map of a file that was cut short kills the process that reads it (SIGBUS), hence before reading.
 
         Raises:
             SampleFileChanged: if they differ, or the file is gone.
@@ -84,28 +85,46 @@ class SampleReader:
         """Let go of the file. The next read opens it again."""
         self._rows = self._offsets = None
         self._cells = b""
+        self._maps = []
         for part in self._parts:
             part.close()
+
+    def _check_whole(self) -> None:
+        """Reading what a file was cut short by would kill this process (SIGBUS). Asks the kernel, and no path."""
+        for one in self._maps:
+            if one.size() < len(one):
+                raise SampleFileChanged(
+                    f"The sample file '{self._table.path}' was cut short while the study ran.",
+                    hint="Put the old file back, or queue the study again.",
+                )
 
     def _open(self) -> None:
         self.verify()
         table = self._table
         try:
             if table.kind == "npy":
-                rows = np.asarray(np.load(table.path, mmap_mode="r", allow_pickle=False))
+                rows = self._mapped(table.path)
                 if len(rows) != table.count or rows.dtype.str != table.dtype:
                     raise SampleFileChanged(f"The sample file '{table.path}' has another shape or type than it had.")
                 self._rows = rows
                 return
-            offsets = np.asarray(np.load(table.offsets_path, mmap_mode="r", allow_pickle=False))
+            offsets = self._mapped(table.offsets_path)
             if len(offsets) != table.count * len(table.columns) + 1:
                 raise SampleFileChanged(f"The file '{table.offsets_path}' does not belong to the study's samples.")
             with open(table.path, "rb") as file:
                 # A map can't be empty; a table of empty cells is.
                 self._cells = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if table.size_bytes else b""
+            if isinstance(self._cells, mmap.mmap):
+                self._maps.append(self._cells)
             self._offsets = offsets
         except (OSError, ValueError, EOFError) as error:
             raise SampleFileChanged(f"The sample file '{table.path}' can't be read: {error}.") from error
+
+    def _mapped(self, path: str) -> npt.NDArray[Any]:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(mapped.base, mmap.mmap):
+            self._maps.append(mapped.base)
+        return np.asarray(mapped)
 
 
 def _text(value: object) -> str:

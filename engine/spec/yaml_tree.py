@@ -32,6 +32,7 @@ _KNOWN_TAGS = frozenset(
 )
 #: Anchor and tag before a value: `&name !!str value`.
 _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)+")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _SIMPLE_HINTS = (
     ("found character '\\t'", "Indent with blanks: YAML does not allow tabs there."),
     ("mapping values are not allowed", "Put the value in quotes if it holds ': ', and check the indentation."),
@@ -163,6 +164,13 @@ def _place_at(text: str, index: int) -> Place:
     return Place(text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index))
 
 
+def _joined(value: str) -> str:
+    """JSON writes a character beyond the first 65,536 as two escapes, which ruamel leaves apart."""
+    if not _SURROGATES.search(value):
+        return value
+    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
 class _Walker:
     """Walks ruamel's graph of nodes once per node: aliases share what was made of their anchor."""
 
@@ -211,7 +219,7 @@ class _Walker:
     def _scalar(self, node: Any) -> Scalar:
         line, column = self._first_character(node)
         return Scalar(
-            Text(node.value, line, column, is_block=node.style in ("|", ">")),
+            Text(_joined(node.value), line, column, is_block=node.style in ("|", ">")),
             is_null=node.tag == _TAG_PREFIX + "null" and node.style is None,
             is_number=node.tag in (_TAG_PREFIX + "int", _TAG_PREFIX + "float"),
             size=1 + len(node.value) // CHARACTERS_PER_VALUE,

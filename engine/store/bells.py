@@ -22,12 +22,13 @@ class Bells:
 
     Args:
         client: a client that nothing else uses, without a socket timeout shorter than the waits.
+        worker: whose own bell is listened to, too: it rings when somebody asks it to stop.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, namespace: str, queues: Sequence[str]) -> None:
+    def __init__(self, client: redis.asyncio.Redis, namespace: str, queues: Sequence[str], worker: str) -> None:
         self._client = client
         keys = Keys(namespace)
-        self._bells = [keys.bell(queue) for queue in queues]
+        self._bells = [keys.worker_bell(worker), *(keys.bell(queue) for queue in queues)]
 
     async def wait(self, timeout_s: float) -> None:
         """Until a bell rings or the time is over. A lost token costs one time-out; errors are answered by a pause.

@@ -6,6 +6,7 @@ shows a password.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -31,10 +32,13 @@ from mrun.engine.store.server_files import ACCESS_FILE, Access, read_access
 ANSWER_TIMEOUT_S = 5.0
 #: The same for a connection that waits in BLPOP: well above its 5 s, and the watchdog of a server that is gone.
 BLOCKING_TIMEOUT_S = 15.0
-#: From here on a server can be asked to wait until its append-only file is on the disk (WAITAOF).
-_WAITAOF_VERSION = (7, 2)
+#: From here on Redis answers WAITAOF when its append-only file is on the disk. Before, with `appendfsync everysec`, it
+#: says so as soon as no flush is due yet; Valkey does up to 9.1 at least: https://github.com/redis/redis/pull/13793.
+_WAITAOF_VERSION = (7, 4, 3)
 #: What schedulers set in an allocation, and not on a login node.
 _ALLOCATION_VARIABLES = ("SLURM_JOB_ID", "FLUX_JOB_ID", "FLUX_ENCLOSING_ID", "LSB_JOBID", "PBS_JOBID")
+#: What a server says that has as many clients as it admits, and how long it may take to say so to one that is silent.
+_CROWDED, _UNASKED_S = "max number of clients", 0.5
 #: How answers begin that a server gives for a while: a script of somebody else's runs too long; or was killed, and had
 #: written nothing; the connection was waiting when a replica was promoted; it lacks its primary, or its replicas.
 _PASSING = ("BUSY ", "UNKILLABLE ", "ERR Script killed", "UNBLOCKED ", "MASTERDOWN ", "NOREPLICAS ")
@@ -59,12 +63,18 @@ class Broker(msgspec.Struct, frozen=True):
 
 
 class ServerCheck(msgspec.Struct, frozen=True):
-    """What a server is. Each warning is a sentence about what may go wrong with it."""
+    """What a server is. Each warning is a sentence about what may go wrong with it.
+
+    `can_wait_for_disk` tells whether its WAITAOF can be believed; `flush_policy` is its `appendfsync`: always,
+    everysec, no, or empty if it does not say.
+    """
 
     product: str
     version: str
     is_append_only: bool
     can_wait_for_disk: bool
+    flush_policy: str = ""
+    has_replica: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -128,6 +138,11 @@ async def open_broker(broker: Broker, *, is_blocking: bool = False) -> redis.asy
     try:
         with translate_errors(broker.url, broker.hint):
             await _check_version(client)
+    except BrokerAwayError:
+        await client.aclose()
+        if await _is_crowded(client):
+            raise _crowded_error(f"The server at {broker.url}") from None
+        raise
     except BaseException:
         await client.aclose()
         raise
@@ -142,15 +157,18 @@ async def check_server(client: redis.asyncio.Redis) -> ServerCheck:
     """
     with translate_errors(url_of(client)):
         server = await _check_version(client)
-        persistence: dict[str, Any] = await client.info("persistence")
-        memory: dict[str, Any] = await client.info("memory")
-    is_append_only = bool(persistence.get("aof_enabled"))
+        facts: dict[str, Any] = await client.info("persistence", "memory", "replication")
+        flush_policy = await _flush_policy(client)
+    is_append_only = bool(facts.get("aof_enabled"))
+    is_valkey = "valkey_version" in server
     return ServerCheck(
-        product="Valkey" if "valkey_version" in server else "Redis",
+        product="Valkey" if is_valkey else "Redis",
         version=_version_text(server),
         is_append_only=is_append_only,
-        can_wait_for_disk=is_append_only and _version(server) >= _WAITAOF_VERSION,
-        warnings=tuple(_warnings(persistence, memory)),
+        can_wait_for_disk=is_append_only and not is_valkey and _version(server) >= _WAITAOF_VERSION,
+        flush_policy=flush_policy,
+        has_replica=int(facts.get("connected_slaves", 0)) > 0,
+        warnings=tuple(_warnings(facts, flush_policy)),
     )
 
 
@@ -284,6 +302,29 @@ def _fault(parts: SplitResult, *, has_scheme: bool) -> str:
 # Fitness
 
 
+async def _is_crowded(client: redis.asyncio.Redis) -> bool:
+    """Whether the server turns clients away because it has enough.
+
+    It says so unasked and hangs up: who writes first, as redis-py does, may never read it.
+    """
+    options = client.connection_pool.connection_kwargs
+    if issubclass(client.connection_pool.connection_class, redis.asyncio.SSLConnection):
+        return False
+    try:
+        async with asyncio.timeout(_UNASKED_S):
+            if "path" in options:
+                reader, writer = await asyncio.open_unix_connection(options["path"])
+            else:
+                reader, writer = await asyncio.open_connection(options.get("host"), options.get("port", 6379))
+            try:
+                return _CROWDED in (await reader.readline()).decode(errors="replace")
+            finally:
+                writer.close()
+                await writer.wait_closed()
+    except (OSError, TimeoutError, ValueError):
+        return False
+
+
 async def _check_version(client: redis.asyncio.Redis) -> dict[str, Any]:
     """What `INFO server` says, of a server that can run the moves. Asks PING first, which a loading server refuses."""
     await client.ping()
@@ -299,23 +340,44 @@ async def _check_version(client: redis.asyncio.Redis) -> dict[str, Any]:
 
 def _version(server: Mapping[str, Any]) -> tuple[int, ...]:
     # Valkey says here which Redis it is compatible with.
-    return tuple(int(part) for part in re.findall(r"\d+", str(server.get("redis_version", "")))[:2])
+    return tuple(int(part) for part in re.findall(r"\d+", str(server.get("redis_version", "")))[:3])
 
 
 def _version_text(server: Mapping[str, Any]) -> str:
     return str(server.get("valkey_version") or server.get("redis_version") or "unknown")
 
 
-def _warnings(persistence: Mapping[str, Any], memory: Mapping[str, Any]) -> Iterator[str]:
-    if not persistence.get("aof_enabled"):
+async def _flush_policy(client: redis.asyncio.Redis) -> str:
+    """`appendfsync`; empty where the server does not say: managed services and users with few rights may not ask."""
+    try:
+        words = ("CONFIG", "GET", "appendfsync", "no-appendfsync-on-rewrite")
+        answer = await client.execute_command(*words)  # type: ignore[no-untyped-call]  # redis-py has no type for it
+    except redis.exceptions.ResponseError:
+        return ""
+    if not isinstance(answer, list):
+        return ""
+    values = dict(zip(answer[::2], answer[1::2], strict=False))
+    # For as long as it rewrites its file such a server flushes nothing, whatever its policy.
+    is_lax = values.get(b"no-appendfsync-on-rewrite") == b"yes"
+    return "no" if is_lax else bytes(values.get(b"appendfsync", b"")).decode()
+
+
+def _warnings(facts: Mapping[str, Any], flush_policy: str) -> Iterator[str]:
+    if not facts.get("aof_enabled"):
         yield (
             "The server keeps no append-only file: acknowledged work may be lost when the server dies "
             "(`CONFIG SET appendonly yes`)."
         )
-    elif persistence.get("aof_last_write_status") == "err":
+    elif facts.get("aof_last_write_status") == "err":
         yield "The server could not write its append-only file last time: its disk may be full."
-    policy = memory.get("maxmemory_policy", "noeviction")
-    if memory.get("maxmemory", 0) > 0 and policy != "noeviction":
+    elif flush_policy == "no":
+        yield (
+            "The server leaves it to its system when its append-only file is on the disk (appendfsync or "
+            "no-appendfsync-on-rewrite): half a minute of acknowledged work may be lost when its machine dies "
+            "(`CONFIG SET appendfsync everysec no-appendfsync-on-rewrite no`)."
+        )
+    policy = facts.get("maxmemory_policy", "noeviction")
+    if facts.get("maxmemory", 0) > 0 and policy != "noeviction":
         yield (
             f"The server forgets keys when its memory is full (maxmemory-policy {policy}), and studies with them "
             "(`CONFIG SET maxmemory-policy noeviction`)."
@@ -359,12 +421,21 @@ def _away(error: redis.exceptions.RedisError, server: str, hint: str) -> BrokerE
             hint="Name the authority's file in the address: rediss://HOST:PORT?ssl_ca_certs=FILE.",
         )
     reason = str(error).rstrip(".")
+    if _CROWDED in reason:
+        return _crowded_error(server)
     if isinstance(cause, OSError) and cause.errno:
         # redis-py's text repeats the address. The numbers of TLS and of name resolution are not the system's.
         is_system = not isinstance(cause, (ssl.SSLError, socket.gaierror))
         reason = os.strerror(cause.errno) if is_system else str(cause.strerror)
     return BrokerAwayError(
         f"{server} does not answer ({reason}).", hint=hint or "Check that it runs and that this host can reach it."
+    )
+
+
+def _crowded_error(server: str) -> BrokerAwayError:
+    return BrokerAwayError(
+        f"{server} has as many clients as it admits (maxclients); a worker is two.",
+        hint="Raise it (`CONFIG SET maxclients …`, and its limit of open files), or stop workers.",
     )
 
 

@@ -51,6 +51,10 @@ class Keys(msgspec.Struct, frozen=True):
         """Hash: a worker's facts, its last requests and their answers."""
         return f"{self.root}worker:{worker}"
 
+    def worker_bell(self, worker: str) -> str:
+        """List of at most one token: the worker is asked for something, whatever it waits for."""
+        return f"{self.root}worker:{worker}:bell"
+
     def held(self, worker: str) -> str:
         """Hash: the claims of a worker."""
         return f"{self.root}worker:{worker}:held"

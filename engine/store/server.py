@@ -119,13 +119,40 @@ def start_own_server(settings: Settings, *, listen: str | None = None) -> Server
     """
     wanted = parse_listen(listen) if listen is not None else None
     home = server_home(settings)
-    seen = _look(home)
-    if isinstance(seen, ServerFacts):
-        return _as_wanted(home, seen, wanted)
-    private_dir(home.data_dir)
+    is_strict = settings.durability == "strict"
+    facts = _look(home)
+    if isinstance(facts, ServerFacts):
+        facts = _as_wanted(home, facts, wanted)
+    else:
+        private_dir(home.data_dir)
+        with start_lock(home):
+            running = _await_ready(home, None)
+            facts = _as_wanted(home, running, wanted) if running else _start(home, wanted, is_strict=is_strict)
+    if is_strict:
+        flush_each_write(settings)
+    return facts
+
+
+def flush_each_write(settings: Settings) -> None:
+    """Have the user's own server flush every change to its disk before it answers (`appendfsync always`).
+
+    Until `mrun server stop`: also when it is started again because it was killed.
+
+    Raises:
+        BrokerError: it refuses, or none runs.
+        BrokerAwayError: it does not answer.
+    """
+    home = server_home(settings)
     with start_lock(home):
-        running = _await_ready(home, None)
-        return _as_wanted(home, running, wanted) if running else _start(home, wanted)
+        record, facts = read_record(home), find_own_server(settings)
+        if record is None or facts is None:
+            raise BrokerError("Your server on this host has ended.", hint="`mrun server start`.")
+        try:
+            with _client(_socket_of(facts), facts.password, ANSWER_TIMEOUT_S) as client:
+                client.config_set("appendfsync", "always")
+        except redis.exceptions.RedisError as error:
+            raise BrokerError(f"Your server on this host does not flush each write: {error}.") from error
+        write_record(home, msgspec.structs.replace(record, flushes_each_write=True))
 
 
 def find_own_server(settings: Settings) -> ServerFacts | None:
@@ -161,6 +188,8 @@ def stop_own_server(settings: Settings) -> bool:
             raise _unready_error(home, seen)
         if seen is not None:
             _shut_down(home, seen)
+        if record is not None and record.flushes_each_write:
+            write_record(home, msgspec.structs.replace(record, flushes_each_write=False))
         withdraw_access(home, record)
         return seen is not None
 
@@ -256,6 +285,10 @@ def _is_ours(home: ServerHome, answer: _Answer) -> bool:
     return False
 
 
+def _socket_of(facts: ServerFacts) -> Path:
+    return Path(unquote(urlsplit(facts.url).path))
+
+
 def _works_in(directory: Path, pid: int) -> bool:
     """Whether the process lives and works in the directory, where the system has /proc to say so."""
     with contextlib.suppress(OSError):
@@ -288,7 +321,7 @@ def _unready_error(home: ServerHome, unready: _Unready) -> BrokerAwayError:
 # Start
 
 
-def _start(home: ServerHome, wanted: Listen | None) -> ServerFacts:
+def _start(home: ServerHome, wanted: Listen | None, *, is_strict: bool) -> ServerFacts:
     """Under the lock, and nothing works in the data directory."""
     last = read_record(home)
     if wanted is None:
@@ -296,6 +329,8 @@ def _start(home: ServerHome, wanted: Listen | None) -> ServerFacts:
     else:
         _check_other_access(home, last)
     record = _new_record(home, last, wanted)
+    if is_strict or (last is not None and last.flushes_each_write):
+        record = msgspec.structs.replace(record, flushes_each_write=True)
     write_config(home, record)
     # Before, with the password that it will ask for; and after, with its process, and at once, so that nobody starts
     # a second one if this process is killed while it waits.
@@ -461,7 +496,7 @@ def _check_other_access(home: ServerHome, last: ServerRecord | None) -> None:
 
 
 def _shut_down(home: ServerHome, facts: ServerFacts) -> None:
-    client = _client(Path(unquote(urlsplit(facts.url).path)), facts.password, STOP_TIMEOUT_S)
+    client = _client(_socket_of(facts), facts.password, STOP_TIMEOUT_S)
     try:
         with client:
             # Without SAVE: its append-only file is complete, and is flushed to the disk before it ends.

@@ -55,6 +55,8 @@ class ServerRecord(msgspec.Struct, frozen=True):
     listen_url: str | None = None
     #: Kept for the next start: workers on other hosts find the server again after it was killed.
     password: Secret | None = None
+    #: Kept like the password: workers that count on it do not hear that the server was started again.
+    flushes_each_write: bool = False
     format: Literal[1] = 1
 
 
@@ -172,7 +174,7 @@ def write_config(home: ServerHome, record: ServerRecord) -> None:
         # The append-only file alone keeps the data: snapshots would write everything again and again.
         'save ""',
         "appendonly yes",
-        "appendfsync everysec",
+        f"appendfsync {'always' if record.flushes_each_write else 'everysec'}",
         "aof-use-rdb-preamble yes",
         # A full server must refuse, never forget.
         "maxmemory-policy noeviction",

@@ -34,6 +34,7 @@ from mrun.engine.records import (
     WorkerFacts,
 )
 from mrun.engine.store.connect import translate_errors, url_of
+from mrun.engine.store.durability import Flusher, FlushNeeds
 from mrun.engine.store.keys import Keys
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.stored_plan import decode_plan, encode_growth, encode_plan, growing_steps, sealed_fields
@@ -51,20 +52,20 @@ _TOLD_AFTER_S = 1.0
 
 log = structlog.get_logger()
 
-#: The parts of what all moves share, each after those that it uses.
-_PRELUDE = ("keys", "counters", "plan", "bits", "put", "account", "work", "retries", "claims")
+#: The parts of what all moves share, each after those that it uses; the last one stands behind the move.
+_PRELUDE = ("keys", "counters", "plan", "bits", "put", "account", "work", "retries", "claims", "mend")
 
 _encode = msgspec.msgpack.encode
 _Answer = TypeVar("_Answer")
 
 
 def _move_text(name: str) -> str:
-    """A move's script: its shebang, then the prelude, then the rest; but what stands above a mark comes before it."""
+    """A move's script: shebang, prelude, the move as a function, what calls it; above all, what stands above a mark."""
     room = resources.files("mrun.engine.store")
     shebang, body = (room / "moves" / f"{name}.lua").read_text().split("\n", 1)
     before, _, after = body.rpartition("-- prelude --\n")
-    prelude = "\n".join((room / "prelude" / f"{part}.lua").read_text() for part in _PRELUDE)
-    return f"{shebang}\n{before}{prelude}\n{after}"
+    *parts, mend = [(room / "prelude" / f"{part}.lua").read_text() for part in _PRELUDE]
+    return "\n".join([shebang, before, *parts, "local function move()", after, "end", mend])
 
 
 #: Fields of `study:<s>:past`: <node>:<chunk>:<kind> → number of bits, blank, bitmap.
@@ -86,6 +87,7 @@ class Store:
         namespace: prefix of all keys.
         patience_s: for how long a move is tried again while the server is away. 0: once; workers wait for ever.
         longest_pause_s: between two tries. Less than a lease: who comes back late from an outage is believed dead.
+        flush: what has to be waited for when a study was queued or grew, and when a node has ended.
     """
 
     def __init__(
@@ -95,10 +97,12 @@ class Store:
         *,
         patience_s: float = 0,
         longest_pause_s: float = LONGEST_PAUSE_S,
+        flush: FlushNeeds | None = None,
     ) -> None:
         self.client = client
         self.keys = Keys(namespace)
         self.patience_s = patience_s
+        self._flusher = Flusher(client, self.keys.root, flush or FlushNeeds(), patience_s)
         self._longest_pause_s = longest_pause_s
         #: The first of the calls that the server has not answered since it went away; none: it is there.
         self._away_since: float | None = None
@@ -145,7 +149,11 @@ class Store:
             NotFoundError: what was laid down expired before.
             UsageError: the run to be replaced has not ended.
         """
-        answer = await self._run("commit", study, staged.plan_fields, staged.past_fields, replaces, *facts)
+
+        async def move() -> Any:
+            return await self._run("commit", study, staged.plan_fields, staged.past_fields, replaces, *facts)
+
+        answer = await self._lastingly(move, lambda answer: bool(answer == b"committed"))
         if answer == b"busy":
             raise UsageError(
                 f"Study '{replaces}' has not ended.", hint="Wait for it (`mrun wait`), or stop it (`mrun cancel`)."
@@ -168,8 +176,12 @@ class Store:
         """
         assert plan.samples is not None
         count = await self._stage(study, "grown", encode_growth(plan, study, seal))
-        growing = _encode(growing_steps(plan))
-        return str((await self._run("grow", study, plan.samples.edition, count, growing, steps)).decode())
+        growing, edition = _encode(growing_steps(plan)), plan.samples.edition
+
+        async def move() -> str:
+            return str((await self._run("grow", study, edition, count, growing, steps)).decode())
+
+        return await self._lastingly(move, lambda answer: answer == "grown")
 
     async def cancel(self, study: str, *, is_kill: bool = True, why: str = "cancelled") -> CancelAnswer:
         """Stop a study: nothing more of it is claimed; running samples are killed, or let finish."""
@@ -203,12 +215,20 @@ class Store:
     # ------------------------------------------------------------------------------------------------- workers
 
     async def claim(self, worker: str, request: ClaimRequest) -> ClaimAnswer:
-        """Get ranges for free slots. A cancelled call may have claimed: a beat after the next claim puts that back."""
+        """Get ranges for free slots; a sign of life, like a beat.
+
+        A cancelled call may have claimed: a beat after the next claim puts that back.
+        """
         return _decode(await self._run("claim", worker, next(self._tokens), _encode(request)), ClaimAnswer)
 
     async def settle(self, worker: str, settlements: Sequence[Settlement]) -> SettleAnswer:
         """Account outcomes and release what they make ready; one answer for each settlement."""
-        return _decode(await self._run("settle", worker, next(self._tokens), _encode(settlements)), SettleAnswer)
+        token, request = next(self._tokens), _encode(settlements)
+
+        async def move() -> SettleAnswer:
+            return _decode(await self._run("settle", worker, token, request), SettleAnswer)
+
+        return await self._lastingly(move, lambda answer: answer.ended_nodes > 0)
 
     async def hand_back(
         self, worker: str, claim: Claim, lo: int, *, is_started: bool = False, slow_ms: int = 0
@@ -234,6 +254,7 @@ class Store:
             str(highest_claim),
             is_draining,
             [] if facts is None else _fact_fields(facts),
+            -1 if facts is None else facts.time_left_ms,
         ]
         return _decode(await self._run("beat", worker, _encode(request)), BeatAnswer)
 
@@ -271,19 +292,44 @@ class Store:
 
         return await self._patiently(once)
 
+    async def _lastingly(
+        self, move: Callable[[], Awaitable[_Answer]], is_to_last: Callable[[_Answer], bool]
+    ) -> _Answer:
+        """`move`, whose outcome is then where `flush` wants it.
+
+        If the server goes away in between it may come back without it, so the move is made again, from the beginning.
+        """
+        deadline = time.monotonic() + self.patience_s
+        while True:
+            answer = await move()
+            if not is_to_last(answer):
+                return answer
+            try:
+                await self._flusher.wait()
+            except BrokerAwayError:
+                if time.monotonic() + _FIRST_PAUSE_S > deadline:
+                    raise
+                await anyio.sleep(_FIRST_PAUSE_S)
+            else:
+                return answer
+
     async def _send(self, *words: str | int | float | bytes) -> Any:
         return await self.client.execute_command(*words)  # type: ignore[no-untyped-call]  # redis-py has no type for it
 
     async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
         """`call` until the server answers, or the patience ends. Only for what may be done twice."""
-        deadline = time.monotonic() + self.patience_s
+        # From the first failure on: an answer that does not come is waited for longer than a command is patient, and a
+        # command that was stopped meanwhile has tried once.
+        deadline: float | None = None
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
                 with translate_errors(url_of(self.client)):
                     answer = await call()
             except BrokerAwayError as error:
-                if time.monotonic() + pause_s > deadline:
+                failed_at = time.monotonic()
+                deadline = failed_at + self.patience_s if deadline is None else deadline
+                if failed_at + pause_s > deadline:
                     raise
                 self._note_away(error)
             else:
@@ -311,12 +357,12 @@ def _fact_fields(facts: WorkerFacts) -> list[str | int]:
     return [
         *("host", facts.host, "pid", facts.pid, "queues", ",".join(facts.queues), "slots", facts.slots),
         *("name", facts.name),
-        *("ends_at_ms", facts.ends_at_ms, "version", facts.version),
+        *("version", facts.version),
     ]
 
 
 def _decode(raw: bytes, kind: type[_Answer]) -> _Answer:
     try:
         return msgspec.msgpack.decode(raw, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except ValueError as error:  # msgspec's, or that of a text that is none
         raise MrunError(f"The server's answer is not a {kind.__name__}: {raw[:200]!r}") from error

@@ -22,6 +22,10 @@ LAST, ALL = "last", "all"
 
 #: How a move speaks of a node, for it knows no names.
 _NODE = re.compile(r"of node (\d+)")
+#: Node and sample, as the reasons of failures are kept.
+_REASON_KEY = re.compile(rb"(\d{1,15}):(\d{1,15})")
+#: Larger numbers, and more classes of a study, were put there by somebody: the second would be asked for one by one.
+_WHOLE_MOST, _CLASSES_MOST = 2**53, 10_000
 
 
 class StepFacts(msgspec.Struct, frozen=True, array_like=True):
@@ -181,20 +185,21 @@ class Views:
         raw = _texts(await self._store.call("HGETALL", self._keys.study(study)))
         if "steps" not in raw:
             raise NotFoundError(f"The server knows no study '{study}'.", hint="`mrun status` lists what it knows.")
-        facts = msgspec.json.decode(raw["steps"], type=tuple[StepFacts, ...])
-        state = "held" if raw["state"] == "running" and raw.get("is_held") == "1" else raw["state"]
+        facts = _step_facts(raw["steps"])
+        state = raw.get("state", "?")
+        state = "held" if state == "running" and raw.get("is_held") == "1" else state
         is_ended = state not in UNFINISHED
         calls = [("HGETALL", self._keys.step(study, index)) for index in range(len(facts))]
         counts = [_texts(reply) for reply in await self._pipeline(calls)]
         return StudyStatus(
             study=study,
-            name=raw["name"],
+            name=raw.get("name", "?"),
             state=state,
-            priority=int(raw.get("priority", 0)),
-            workspace=raw["workspace"],
+            priority=_whole(raw.get("priority", 0)),
+            workspace=raw.get("workspace", "?"),
             root=raw.get("root", study),
-            queued_at=int(raw["queued_at_ms"]) / 1000,
-            ended_at=int(raw["ended_at_ms"]) / 1000 if "ended_at_ms" in raw else None,
+            queued_at=_whole(raw.get("queued_at_ms")) / 1000,
+            ended_at=_whole(raw["ended_at_ms"]) / 1000 if "ended_at_ms" in raw else None,
             why=_NODE.sub(lambda found: f"of step '{_step_name(facts, int(found[1]))}'", raw.get("why", "")),
             steps=tuple(_step_status(fact, count, is_ended) for fact, count in zip(facts, counts, strict=True)),
         )
@@ -224,9 +229,10 @@ class Views:
         """Some of the samples that failed, with their reasons; unordered beyond `most`."""
         raw = await self._store.call("HGETALL", self._keys.reasons(study))
         pairs = raw.items() if isinstance(raw, dict) else zip(raw[::2], raw[1::2], strict=True)
-        places = sorted((tuple(int(part) for part in key.split(b":")), text) for key, text in pairs)[:most]
+        found = ((_REASON_KEY.fullmatch(key), text) for key, text in pairs)
+        places = sorted(((int(key[1]), int(key[2])), text) for key, text in found if key)[:most]
         facts = await self._store.call("HGET", self._keys.study(study), "steps")
-        steps = msgspec.json.decode(facts, type=tuple[StepFacts, ...]) if facts else ()
+        steps = _step_facts(facts) if facts else ()
         return [
             FailedSample(_step_name(steps, node), node, sample, self._reason(text, study, node, sample))
             for (node, sample), text in places
@@ -264,7 +270,8 @@ class Views:
     async def _queue(self, status: StudyStatus, queue: str, workers: Sequence[WorkerStatus]) -> QueueStatus:
         study = status.study
         counts = _texts(await self._store.call("HGETALL", self._keys.study_queue(study, queue)))
-        classes = int(await self._store.call("HGET", self._keys.study(study), "class_count") or 1)
+        classes = _whole(await self._store.call("HGET", self._keys.study(study), "class_count"), 1)
+        classes = min(classes, _CLASSES_MOST)
         entries = pending = consumers = 0
         oldest_ms: float | None = None
         for number in range(classes):
@@ -285,10 +292,10 @@ class Views:
             study=study,
             name=status.name,
             state=status.state,
-            ready=int(counts.get("ready", 0)),
-            running=int(counts.get("running", 0)),
-            retrying=int(counts.get("retrying", 0)),
-            dead=int(counts.get("dead", 0)),
+            ready=_whole(counts.get("ready", 0)),
+            running=_whole(counts.get("running", 0)),
+            retrying=_whole(counts.get("retrying", 0)),
+            dead=_whole(counts.get("dead", 0)),
             entries=entries,
             pending=pending,
             oldest_pending_s=None if oldest_ms is None else oldest_ms / 1000,
@@ -298,7 +305,9 @@ class Views:
 
     async def _workers(self) -> list[WorkerStatus]:
         now = await self._store.call("TIME")
-        now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+        # Leases end by the store's time.
+        set_back_ms = _whole(await self._store.call("GET", self._keys.named("set_back")))
+        now_ms = int(now[0]) * 1000 + int(now[1]) // 1000 + set_back_ms
         ends = await self._store.call("ZRANGE", self._keys.named("workers"), 0, -1, "WITHSCORES")
         found = []
         for name, end_ms in _pairs(ends):
@@ -310,13 +319,13 @@ class Views:
                 WorkerStatus(
                     worker=name,
                     host=facts.get("host", ""),
-                    pid=int(facts.get("pid", 0)),
+                    pid=_whole(facts.get("pid", 0)),
                     queues=tuple(facts["queues"].split(",")),
-                    slots=int(facts.get("slots", 0)),
+                    slots=_whole(facts.get("slots", 0)),
                     claims=sum(not field.startswith(b"=") for field in held),
                     is_draining=facts.get("is_draining") == "1" or facts.get("request") == "drain",
                     lease_left_s=max(0.0, (end_ms - now_ms) / 1000),
-                    lease_s=int(facts.get("lease_ms", 0)) / 1000,
+                    lease_s=_whole(facts.get("lease_ms", 0)) / 1000,
                     name=facts.get("name", ""),
                 )
             )
@@ -337,24 +346,40 @@ class Views:
             return "(sealed under another key)"
 
 
+def _whole(value: str | bytes | int | None, absent: int = 0) -> int:
+    """A number that the server tells; what somebody damaged there reads as absent, as the moves read it."""
+    try:
+        number = absent if value is None else int(value)
+    except ValueError:
+        return absent
+    return number if abs(number) < _WHOLE_MOST else absent
+
+
+def _step_facts(raw: str | bytes) -> tuple[StepFacts, ...]:
+    try:
+        return msgspec.json.decode(raw, type=tuple[StepFacts, ...])
+    except ValueError:
+        return ()
+
+
 def _step_status(fact: StepFacts, counts: dict[str, str], is_ended: bool) -> StepStatus:
     total = fact.nodes * fact.samples
     known = {
-        state: int(counts.get(state, 0))
+        state: _whole(counts.get(state, 0))
         for state in ("ready", "running", "retrying", "finished", "failed", "dead", "skipped", "cancelled")
     }
     if is_ended:
         # What a stopped study never ran is counted nowhere: nothing loops over it. It was cancelled with its study.
         known |= {"ready": 0, "running": 0, "retrying": 0}
         known["cancelled"] += total - sum(known.values())
-    timed = int(counts.get("timed", 0))
+    timed = _whole(counts.get("timed", 0))
     return StepStatus(
         name=fact.name,
         queues=fact.queues,
         nodes=fact.nodes,
         samples=total,
         waiting=total - sum(known.values()),
-        mean_s=int(counts.get("elapsed_ms", 0)) / timed / 1000 if timed else None,
+        mean_s=_whole(counts.get("elapsed_ms", 0)) / timed / 1000 if timed else None,
         **known,
     )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
+import math
 import time
 from pathlib import Path
 
 import anyio
 import msgspec
 
-from mrun.engine.records import WorkerFacts
+from mrun.engine.records import ClaimAnswer, WorkerFacts
 from mrun.engine.work.held import Ending, HeldClaim
 
 
@@ -22,8 +23,8 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     #: Only this study and those that its steps queue; empty: any.
     root_study: str = ""
     is_exit_when_done: bool = False
-    #: When its allocation ends, seconds since the epoch; None: never.
-    ends_at_s: float | None = None
+    #: When its allocation ends, on this host's monotonic clock, which nobody sets; None: never.
+    ends_at: float | None = None
     #: Variables that every step gets.
     environment: dict[str, str] = {}
     log_dir: Path | None = None
@@ -75,7 +76,12 @@ class Desk:
         #: A claim has ended, or should be settled or handed back now.
         self.settle_wanted = Nudge()
         self.slot_freed = Nudge()
+        #: When to beat is to be thought over: something was asked, or came in hand.
         self.beat_wanted = Nudge()
+        #: A beat is to go out now.
+        self.is_beat_asked = False
+        #: When the last request went out that the server answered by a whole lease, on the monotonic clock.
+        self.seen_at = -math.inf
         #: There may be work, or none any more for this worker: look, do not wait for a bell.
         self.look_wanted = Nudge()
         #: When the next retry of this worker's samples is due, on the monotonic clock.
@@ -88,8 +94,23 @@ class Desk:
 
     def take(self, held: HeldClaim) -> None:
         """A claim came in."""
+        if not self.held:
+            self.beat_wanted.set()
         self.held[held.claim.number] = held
         self.highest_claim = max(self.highest_claim, held.claim.number)
+
+    def note_look(self, asked_at: float, answer: ClaimAnswer) -> None:
+        """A look for work, which is a sign of life, was answered; it may have to be followed by a beat."""
+        if answer.status == "ok":
+            self.seen_at = asked_at
+            self.note_due(answer.due_ms)
+        if answer.status == "unknown" or answer.is_untended:
+            self.ask_beat()
+
+    def ask_beat(self) -> None:
+        """Beat now."""
+        self.is_beat_asked = True
+        self.beat_wanted.set()
 
     def ask_stop(self, how: Stop) -> None:
         """Go out, at least so fast."""
@@ -104,7 +125,9 @@ class Desk:
                 held.end_now(Ending.DRAINED)
             else:
                 held.stop_after_current()
-        for nudge in (self.settle_wanted, self.slot_freed, self.beat_wanted, self.look_wanted):
+        # Others are to know soon: what a draining worker loses is not blamed on its samples.
+        self.ask_beat()
+        for nudge in (self.settle_wanted, self.slot_freed, self.look_wanted):
             nudge.set()
 
     def note_due(self, due_ms: int) -> None:
@@ -118,6 +141,6 @@ class Desk:
 
     def time_left_ms(self) -> int:
         """Until the allocation ends; -1: never."""
-        if self.options.ends_at_s is None:
+        if self.options.ends_at is None:
             return -1
-        return max(0, round(1000 * (self.options.ends_at_s - time.time())))
+        return max(0, round(1000 * (self.options.ends_at - time.monotonic())))

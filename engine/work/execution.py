@@ -1,5 +1,6 @@
 """One execution of one sample: files → environment → process → exit → what is kept of it.
 
+What can be done before a sample's turn is done while the one before it runs: `prepare`, and then `start`, or `drop`.
 Everything up to the script's first instruction that fails is not the sample's fault: it raises `StartError`, and the
 sample goes back unharmed.
 """
@@ -21,15 +22,29 @@ from mrun.engine.work.outcomes import Exit
 from mrun.engine.work.packed import PackedFiles
 from mrun.engine.work.processes import Running, Spawner, Watcher
 from mrun.engine.work.studies import WorkedStudy
-from mrun.engine.work.warm import WarmProcess, WarmScript, WarmShells, is_bash, needs_whole_shell
+from mrun.engine.work.warm import WarmOrder, WarmProcess, WarmScript, WarmShells, is_bash, needs_whole_shell
 from mrun.launchers.base import Launcher
 from mrun.launchers.find import launcher_named
+
+#: What may go wrong before a script's first instruction. ValueError: a NUL in a name. LookupError: a node or a row that
+#: the plan does not have, by a task that somebody forged.
+_NO_START = (OSError, WorkspaceError, LauncherError, ValueError, LookupError)
 
 
 class StartError(MrunError):
     """A sample could not be started, or what it left could not be kept, through no fault of its own."""
 
     is_retryable = True
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A sample that can be started, and of which nothing tells yet."""
+
+    ready: Ready
+    files: Files
+    environment: Mapping[bytes, bytes]
+    #: What a warm shell is to read; None: it is started cold.
+    order: WarmOrder | None
 
 
 class Execution(msgspec.Struct, frozen=True):
@@ -86,29 +101,32 @@ class Executor:
         self._node_environment: dict[bytes, bytes] = {}
         self._is_whole = False
 
-    def start(self, study: WorkedStudy, claim: Claim, sample: int) -> Execution:
-        """Start a sample of a claim.
+    def prepare(self, study: WorkedStudy, claim: Claim, sample: int) -> Prepared:
+        """Prepare a sample of a claim. It is to be started or dropped.
+
+        Raises:
+            StartError: it can't be started.
+        """
+        try:
+            return self._prepare(Instance(study, study.text(claim.node), claim, sample))
+        except _NO_START as error:
+            raise _start_error(error, study, claim, sample) from error
+
+    def start(self, prepared: Prepared) -> Execution:
+        """Start a sample.
 
         Raises:
             StartError: anything failed before the script's first instruction.
         """
         try:
-            return self._start(Instance(study, study.text(claim.node), claim, sample))
-        except FileNotFoundError as error:
-            # The kernel names the script also when it is the script's shell that is missing.
-            what = f"there is no '{error.filename}'"
-            shell = study.text(claim.node).shell
-            if _is_there(error.filename) or error.filename == shell.split()[0]:
-                what = f"its shell '{shell}' does not exist on this machine"
-            raise StartError(f"Sample {sample} could not be started: {what}.") from error
-        except OSError as error:
-            what = f" '{error.filename}'" if error.filename else ""
-            raise StartError(f"Sample {sample} could not be started: {error.strerror}{what}.") from error
-        except (WorkspaceError, LauncherError) as error:
-            raise StartError(error.message, hint=error.hint) from error
-        except (ValueError, LookupError) as error:
-            # A NUL in a name; a node or a row that the plan does not have, by a task that somebody forged.
-            raise StartError(f"Sample {sample} of node {claim.node} could not be started: {error}.") from error
+            return self._start(prepared)
+        except _NO_START as error:
+            instance = prepared.ready.instance
+            raise _start_error(error, instance.study, instance.claim, instance.sample) from error
+
+    def drop(self, prepared: Prepared) -> None:
+        """It is not to be started."""
+        prepared.files.drop(prepared.ready)
 
     def close(self) -> None:
         """Nothing runs any more, and nothing will."""
@@ -117,28 +135,42 @@ class Executor:
         self._warm.close()
         self._spawner.close()
 
-    def _start(self, instance: Instance) -> Execution:
-        files = self._files[instance.text.step.files]
+    def _prepare(self, instance: Instance) -> Prepared:
+        text = instance.text
+        files = self._files[text.step.files]
         ready = files.prepare(instance)
         try:
-            process = self._begin(ready)
+            environment = self._sample_environment(ready)
+            order = None
+            # Another launcher starts the script by words of its own.
+            if text.step.is_warm and self._launcher_for(text.terms.started_by).name == "local":
+                script = WarmScript(
+                    *(text.shell, ready.script, ready.directory, environment, ready.out, ready.err),
+                    ends_group=ready.ends_group, is_whole=self._is_whole and is_bash(text.shell),
+                )  # fmt: skip
+                order = self._warm.order(script)
+        except BaseException:
+            files.drop(ready)
+            raise
+        return Prepared(ready, files, environment, order)
+
+    def _start(self, prepared: Prepared) -> Execution:
+        files, ready = prepared.files, prepared.ready
+        try:
+            files.enter(ready)
+            process = self._begin(prepared)
         except BaseException:
             files.never_ran(ready)
             files.release(ready)
             raise
         return Execution(process, ready, files)
 
-    def _begin(self, ready: Ready) -> Running:
-        text, environment = ready.instance.text, self._sample_environment(ready)
+    def _begin(self, prepared: Prepared) -> Running:
+        ready, environment = prepared.ready, prepared.environment
+        text = ready.instance.text
+        if prepared.order is not None and (warm := self._warm.start(prepared.order)) is not None:
+            return warm
         launcher = self._launcher_for(text.terms.started_by)
-        # Another launcher starts the script by words of its own.
-        if text.step.is_warm and launcher.name == "local":
-            script = WarmScript(
-                *(text.shell, ready.script, ready.directory, environment, ready.out, ready.err),
-                ends_group=ready.ends_group, is_whole=self._is_whole and is_bash(text.shell),
-            )  # fmt: skip
-            if (warm := self._warm.start(script)) is not None:
-                return warm
         command = (*ready.interpreter, *launcher.command(ready.script, text.terms.needs))
         streams = (ready.out, ready.err)
         process = self._spawner.spawn(command, ready.directory, environment, streams, ends_group=ready.ends_group)
@@ -173,6 +205,22 @@ class Executor:
         if ready.is_resumed:
             environment[b"MRUN_RESUME"] = b"1"
         return environment
+
+
+def _start_error(error: Exception, study: WorkedStudy, claim: Claim, sample: int) -> StartError:
+    """What failed, for the user."""
+    what = f"Sample {sample} could not be started"
+    if isinstance(error, MrunError):
+        return StartError(error.message, hint=error.hint)
+    if isinstance(error, FileNotFoundError):
+        # The kernel names the script also when it is the script's shell that is missing.
+        shell = study.text(claim.node).shell
+        if _is_there(error.filename) or error.filename == shell.split()[0]:
+            return StartError(f"{what}: its shell '{shell}' does not exist on this machine.")
+        return StartError(f"{what}: there is no '{error.filename}'.")
+    if isinstance(error, OSError):
+        return StartError(f"{what}: {error.strerror}" + (f" '{error.filename}'." if error.filename else "."))
+    return StartError(f"Sample {sample} of node {claim.node} could not be started: {error}.")
 
 
 def _is_there(path: str | None) -> bool:

@@ -4,9 +4,10 @@
     lean     a directory of its own, with .out and .err if there is something in them
     packed   nothing of its own: output goes to one file for each worker
 
-A way is asked in this order: `prepare` → the sample runs → `keep` if it ended → `release`, always. Slots and executions
-do not know which way it is. File operations are synchronous on purpose: they are small and local to the step, and a
-thread for each would cost more than it hides.
+A way is asked in this order: `prepare` → `enter` → the sample runs → `keep` if it ended → `release`, always; or
+`prepare` → `drop`. A sample is prepared while the one before it runs, so what tells that it began waits for `enter`: a
+worker may die in between. Slots and executions do not know which way it is. File operations are synchronous on purpose:
+they are small and local to the step, and a thread for each would cost more than it hides.
 """
 
 from __future__ import annotations
@@ -87,12 +88,20 @@ class Ended(msgspec.Struct, frozen=True):
 class Files(Protocol):
     """One way of keeping files. One object for each worker.
 
-    `prepare` and `keep` raise OSError if the workspace, or the place for scratch files, can't be written; what they
-    made is taken back, or can be made again.
+    `prepare`, `enter` and `keep` raise OSError if the workspace, or the place for scratch files, can't be written; what
+    they made is taken back, or can be made again.
     """
 
     def prepare(self, instance: Instance) -> Ready:
-        """Make all that the sample needs to start."""
+        """Make what the sample needs to start and nobody can tell. Another sample of its slot may still run."""
+        ...
+
+    def enter(self, ready: Ready) -> None:
+        """It starts now: make its directory, and what is in there, and what says that an execution began."""
+        ...
+
+    def drop(self, ready: Ready) -> None:
+        """It was prepared, and does not start. Raises nothing."""
         ...
 
     def keep(self, ready: Ready, ended: Ended) -> None:
@@ -100,11 +109,11 @@ class Files(Protocol):
         ...
 
     def release(self, ready: Ready) -> None:
-        """The sample does not run any more, or never did; once for each that was prepared. Raises nothing."""
+        """The sample does not run any more, or never did; once for each that was entered. Raises nothing."""
         ...
 
     def never_ran(self, ready: Ready) -> None:
-        """It was prepared and could not be started: nothing may say that it was. Before `release`; raises nothing."""
+        """It was entered and could not be started: nothing may say that it was. Before `release`; raises nothing."""
         ...
 
     def close(self) -> None:
@@ -112,31 +121,47 @@ class Files(Protocol):
         ...
 
 
+class FullReady(Ready, frozen=True):
+    """With the texts of its scripts, by path."""
+
+    scripts: tuple[tuple[str, bytes], ...]
+
+
 class FullFiles:
     """Everything that Merlin's users know: scripts, .out, .err and the marker, in the sample's directory."""
 
-    def prepare(self, instance: Instance) -> Ready:
-        """Directory and scripts. An execution that was lost and may still write keeps its own .out and .err."""
+    def prepare(self, instance: Instance) -> FullReady:
+        """The scripts' texts. An output that is there says that an execution began."""
         text = instance.text
         directory = text.sample_directory(instance.sample)
-        is_again = not make_directory(directory, instance.study.plan.workspace)
-        stem = f"{directory}/{text.instance_name}"
-        out, err = f"{stem}.out", f"{stem}.err"
-        is_resumed = instance.claim.resume == RESUMES
-        if is_again:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{directory}/{MARKER}")
-            if instance.may_have_started and os.path.exists(out):
-                is_resumed = True
-                move_aside(out, instance.claim.number)
-                move_aside(err, instance.claim.number)
+        out, err = f"{directory}/{text.instance_name}.out", f"{directory}/{text.instance_name}.err"
+        is_resumed = instance.claim.resume == RESUMES or (instance.may_have_started and os.path.exists(out))
         script = f"{directory}/{text.script_name()}"
-        write_script(script, instance.script(), is_again=is_again)
+        scripts = [(script, instance.script())]
         if text.step.restart is not None:
             restart = f"{directory}/{text.script_name(is_restart=True)}"
-            write_script(restart, instance.script(is_restart=True), is_again=is_again)
+            scripts.append((restart, instance.script(is_restart=True)))
             script = restart if is_resumed else script
-        return Ready(instance, directory, script, (), out, err, is_resumed, ends_group=False)
+        return FullReady(
+            *(instance, directory, script, (), out, err, is_resumed), ends_group=False, scripts=tuple(scripts)
+        )
+
+    def enter(self, ready: Ready) -> None:
+        """Directory and scripts. An execution that was lost and may still write keeps its own .out and .err."""
+        assert isinstance(ready, FullReady)
+        instance = ready.instance
+        is_again = not make_directory(ready.directory, instance.study.plan.workspace)
+        if is_again:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{ready.directory}/{MARKER}")
+            if instance.may_have_started:
+                move_aside(str(ready.out), instance.claim.number)
+                move_aside(str(ready.err), instance.claim.number)
+        for path, text in ready.scripts:
+            write_script(path, text, is_again=is_again)
+
+    def drop(self, ready: Ready) -> None:
+        """Nothing is held."""
 
     def keep(self, ready: Ready, ended: Ended) -> None:
         """Leave the empty file that users' own scripts look for."""

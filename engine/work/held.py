@@ -7,7 +7,7 @@ import signal
 import time
 
 from mrun.engine.records import Claim, OutcomeRun, SampleState, Settlement
-from mrun.engine.work.execution import Execution
+from mrun.engine.work.execution import Execution, Prepared
 from mrun.engine.work.outcomes import Exit, Outcome
 
 #: Runs of equal outcomes in one settlement: keeps what one move touches bounded.
@@ -46,6 +46,8 @@ class HeldClaim:
         #: Its slot is through with it.
         self.is_done = False
         self.execution: Execution | None = None
+        #: The sample after the one that runs; between two samples, the next one.
+        self.prepared: Prepared | None = None
         self.ending: Ending | None = None
         #: When what runs is killed, on the monotonic clock.
         self.kill_at = 0.0

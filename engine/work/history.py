@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import zipfile
+import zlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -146,13 +147,14 @@ def read_fates(plan: Plan, run: int = 1) -> tuple[Fates, int]:
                 void[record.claim] = min(record.first, void.get(record.claim, record.first))
     for number in sorted(number for number in claimed if number > since):
         claim = claimed[number]
-        if not 0 <= claim.node < len(fates) or claim.hi > len(fates[claim.node]):
+        if not 0 <= claim.node < len(fates) or not 0 <= claim.lo <= claim.hi <= len(fates[claim.node]):
             continue  # of another plan: the journal was put here by somebody
         own = fates[claim.node]
         on_failure = plan.steps[plan.nodes[claim.node].step].terms(claim.node).on_failure
         ended = claim.lo
         for record in settled[number]:
-            if record.first < void.get(number, len(own)):
+            # Records that do not fit their claim were put here by somebody, too.
+            if claim.lo <= record.first < void.get(number, claim.hi) and _is_within(record, claim):
                 _apply(own, record, on_failure)
                 ended = max(ended, record.first + len(record.states))
         # Only one sample of the rest may have begun, the first; the others went back as they came.
@@ -184,12 +186,16 @@ def _read_base(plan: Plan, run: int) -> tuple[Fates, int]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as base:
             return [base[str(node)].copy() for node in range(len(plan.nodes))], int(base["since"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise WorkspaceError(f"'{path}' can't be read: {error}.", hint="Queue the study again.") from error
 
 
 def _base_path(plan: Plan, run: int) -> Path:
     return Path(plan.workspace, JOURNAL_DIR, f"run-{run}.npz")
+
+
+def _is_within(record: Settled, claim: Claimed) -> bool:
+    return len(record.states) == len(record.codes) <= claim.hi - record.first
 
 
 def _apply(own: npt.NDArray[np.uint8], record: Settled, on_failure: str) -> None:

@@ -71,7 +71,8 @@ class JournalWriter:
 
     def __init__(self, path: Path, header: Header) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            # Not what is above it: to make a workspace anew would hide that all that was in it is lost.
+            path.parent.mkdir(exist_ok=True)
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise WorkspaceError(f"The journal '{path}' can't be opened: {error.strerror}.") from error
@@ -107,6 +108,6 @@ def read_journal(path: Path) -> Iterator[Record]:
             return
         try:
             yield _decoder.decode(body)
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except ValueError:  # msgspec's, or that of a text that is none
             return
         at += _FRAME.size + length

@@ -3,12 +3,17 @@
 What a sample writes goes to a file of its slot, `mrun_info/scratch/<worker>/<slot>.out`, which is renamed into the
 sample's directory at its end if it is not empty. A file that stayed empty serves the next sample: so a silent sample
 costs one directory. A killed worker leaves behind what its last samples had written.
+
+To make a directory costs more than all else that has to be done between two samples. So it is made while the sample
+before still runs, with a bit that says that this sample has not begun (the sticky bit, which means nothing to who owns
+what is in there), and that is taken away when it starts. A worker that ends in between may leave such a directory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections import OrderedDict
 from pathlib import Path
 
@@ -20,6 +25,8 @@ from mrun.engine.work.scripts import PassedScript, ScriptMemory, ScriptPasser, k
 
 #: Workspaces whose files for output are kept open; the least recently used go first.
 _WORKSPACES_MOST = 16
+#: The bit of a directory that was made, and not entered.
+_NOT_BEGUN = stat.S_ISVTX
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 
@@ -74,6 +81,11 @@ class Seat:
         self.memory = ScriptMemory()
         #: Nothing is left in it, and there is nobody who may use it.
         self.is_clean = True
+        #: Of the sample that was entered: its directory is new; its streams had something of earlier executions.
+        self.is_new = False
+        self.had = (False, False)
+        #: Of the sample that was prepared: its directory was made, and is to have this mode when it starts.
+        self.mode: int | None = None
 
     def clean(self) -> None:
         """Nothing of a sample that was killed, or whose output could not be kept, may reach the next one."""
@@ -95,10 +107,8 @@ class LeanReady(Ready, frozen=True):
 
     passed: PassedScript
     seat: Seat
-    #: Where its streams are kept, and whether there was something of earlier executions.
+    #: Where its streams are kept.
     targets: tuple[str, str]
-    had: tuple[bool, bool]
-    is_new: bool
 
 
 class LeanFiles:
@@ -113,39 +123,51 @@ class LeanFiles:
         self._node: object = None
 
     def prepare(self, instance: Instance) -> LeanReady:
-        """Directory and script. That a directory is there says that an execution began."""
+        """A seat and a script. That a directory is there says that an execution began."""
         text, claim, plan = instance.text, instance.claim, instance.study.plan
         if text is not self._node and text.size > 1:
             make_directory(text.directory, plan.workspace)
             keep_node_scripts(text, plan.samples.columns if plan.samples else ())
             self._node = text
         directory = text.sample_directory(instance.sample)
-        is_new = make_directory(directory, plan.workspace)
         targets = (f"{directory}/{text.instance_name}.out", f"{directory}/{text.instance_name}.err")
-        is_resumed = claim.resume == RESUMES
-        if not is_new and instance.may_have_started:
-            is_resumed = True
-            for target in targets:
-                move_aside(target, claim.number)
-        had = (False, False) if is_new else (os.path.exists(targets[0]), os.path.exists(targets[1]))
+        is_resumed = claim.resume == RESUMES or (instance.may_have_started and _has_begun(directory))
         seat = self._take(plan.workspace)
+        seat.mode = None if instance.may_have_started or text.size == 1 else _make_ahead(directory)
         try:
             passed = self._scripts.give(instance, directory, seat.memory, is_resumed=is_resumed)
         except BaseException:
             self._put_back(plan.workspace, seat)
             raise
-        seat.is_clean = False
         out, err = seat.spools
         return LeanReady(
             *(instance, directory, passed.path, passed.interpreter, out.fd, err.fd, is_resumed),
-            ends_group=False, passed=passed, seat=seat, targets=targets, had=had, is_new=is_new,
+            ends_group=False, passed=passed, seat=seat, targets=targets,
         )  # fmt: skip
+
+    def enter(self, ready: Ready) -> None:
+        """The directory. What was there of an execution that was lost is moved aside: it may still write."""
+        assert isinstance(ready, LeanReady)
+        instance, seat, targets = ready.instance, ready.seat, ready.targets
+        seat.is_clean, seat.is_new, seat.had = False, False, (False, False)
+        seat.is_new = _enter(ready.directory, instance.study.plan.workspace, seat.mode)
+        if not seat.is_new:
+            if instance.may_have_started:
+                for target in targets:
+                    move_aside(target, instance.claim.number)
+            seat.had = (os.path.exists(targets[0]), os.path.exists(targets[1]))
+        ready.passed.put()
+
+    def drop(self, ready: Ready) -> None:
+        """The seat is free. Its directory stays, marked: another worker may have entered it, if the claim was lost."""
+        assert isinstance(ready, LeanReady)
+        self._put_back(ready.instance.study.plan.workspace, ready.seat)
 
     def keep(self, ready: Ready, ended: Ended) -> None:
         """Put what it wrote into its directory."""
         assert isinstance(ready, LeanReady)
         claim, is_shared = ready.instance.claim, ended.process.has_left_others
-        for spool, target, had in zip(ready.seat.spools, ready.targets, ready.had, strict=True):
+        for spool, target, had in zip(ready.seat.spools, ready.targets, ready.seat.had, strict=True):
             if is_shared or size_of(spool.fd):
                 _place(spool, target, claim, had=had, is_lost=ended.is_lost, is_shared=is_shared)
         ready.seat.is_clean = not is_shared
@@ -161,7 +183,7 @@ class LeanFiles:
     def never_ran(self, ready: Ready) -> None:
         """Take back what says that an execution began."""
         assert isinstance(ready, LeanReady)
-        if ready.is_new and ready.instance.text.size > 1:
+        if ready.seat.is_new and ready.instance.text.size > 1:
             with contextlib.suppress(OSError):
                 os.rmdir(ready.directory)
 
@@ -199,6 +221,47 @@ class LeanFiles:
             scratch = _scratch(workspace, self._worker)
             scratch.rmdir()
             scratch.parent.rmdir()
+
+
+def _make_ahead(directory: str) -> int | None:
+    """Make a directory for a sample that has not begun.
+
+    Returns:
+        What its mode will be when it begins; None if it was not made: it is there, or what is above it is not.
+    """
+    try:
+        os.mkdir(directory, 0o777 | _NOT_BEGUN)
+        mode = os.stat(directory).st_mode
+        if mode & _NOT_BEGUN:
+            # As the system gave it: default access lists and the group's bit of the directory above may be part of it.
+            return stat.S_IMODE(mode) & ~_NOT_BEGUN
+        # A file system without that bit.
+        os.rmdir(directory)
+    except OSError:
+        pass
+    return None
+
+
+def _has_begun(directory: str) -> bool:
+    """Whether an execution entered this directory."""
+    try:
+        return not os.stat(directory).st_mode & _NOT_BEGUN
+    except FileNotFoundError:
+        return False
+
+
+def _enter(directory: str, workspace: str, mode: int | None) -> bool:
+    """Begin in a directory, and make it if it was not made (`mode` None). True if no execution was there before."""
+    if mode is not None:
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(directory, mode)
+            return True
+    if make_directory(directory, workspace):
+        return True
+    now = os.stat(directory).st_mode
+    if now & _NOT_BEGUN:
+        os.chmod(directory, stat.S_IMODE(now) & ~_NOT_BEGUN)
+    return False
 
 
 def _place(spool: Spool, target: str, claim: Claim, *, had: bool, is_lost: bool, is_shared: bool) -> None:

@@ -31,7 +31,8 @@ class Bench:
     """Where one sample at a time runs."""
 
     def __init__(self, number: int, scratch: str) -> None:
-        self.number = number
+        #: While a sample runs here: the cell that says so. There are as many as run at once, fewer than benches.
+        self.cell = -1
         self.directory = f"{scratch}/{number}"
         #: Somebody may still write to its files, and read its script.
         self.is_shared = False
@@ -85,6 +86,9 @@ class PackedFiles:
         self._scratch_fd = -1
         self._free: list[Bench] = []
         self._made = 0
+        #: The last one to be freed is taken first, so that it does not tell for long of a sample that has ended.
+        self._free_cells: list[int] = []
+        self._cells_made = 0
         self._node: object = None
 
     def prepare(self, instance: Instance) -> PackedReady:
@@ -99,7 +103,6 @@ class PackedFiles:
         )
         bench = self._free.pop() if self._free else self._new_bench()
         try:
-            self._writer(plan.workspace).began(bench.number, claim.node, instance.sample, claim.number)
             passed = self._scripts.give(instance, bench.directory, bench.memory, is_resumed=is_resumed)
         except BaseException:
             self._free.append(bench)
@@ -108,6 +111,23 @@ class PackedFiles:
             *(instance, bench.directory, passed.path, passed.interpreter, bench.out, bench.err, is_resumed),
             ends_group=True, passed=passed, bench=bench,
         )  # fmt: skip
+
+    def enter(self, ready: Ready) -> None:
+        """A cell that names it, and the script if it is a file."""
+        assert isinstance(ready, PackedReady)
+        instance, bench = ready.instance, ready.bench
+        workspace, claim = instance.study.plan.workspace, instance.claim
+        if not self._free_cells:
+            self._free_cells.append(self._cells_made)
+            self._cells_made += 1
+        bench.cell = self._free_cells.pop()
+        self._writer(workspace).began(bench.cell, claim.node, instance.sample, claim.number)
+        ready.passed.put()
+
+    def drop(self, ready: Ready) -> None:
+        """The bench is free."""
+        assert isinstance(ready, PackedReady)
+        self._free.append(ready.bench)
 
     def keep(self, ready: Ready, ended: Ended) -> None:
         """Append what it wrote to the segment."""
@@ -122,6 +142,7 @@ class PackedFiles:
         """Empty the bench for the next sample."""
         assert isinstance(ready, PackedReady)
         ready.passed.remove()
+        self._free_cells.append(ready.bench.cell)
         if not ready.bench.is_shared and ready.bench.clear():
             self._free.append(ready.bench)
         else:

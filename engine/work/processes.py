@@ -147,6 +147,7 @@ class Spawner:
         self._nothing = high(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         self._ends = select.epoll()
         self._processes: dict[int, StepProcess] = {}
+        self._default_signals = _signals_to_set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def spawn(
@@ -176,7 +177,7 @@ class Spawner:
         os.chdir(directory)
         try:
             pid = os.posix_spawn(
-                program, command, environment, file_actions=actions, setpgroup=0, setsigdef=_DEFAULT_SIGNALS
+                program, command, environment, file_actions=actions, setpgroup=0, setsigdef=self._default_signals
             )
         except OSError:
             # The kernel does not say what failed: if it was one of the files, this tells.
@@ -242,6 +243,18 @@ async def wait_at_most(waiting: asyncio.Future[None], timeout_s: float, loop: as
 def _let_go(waiting: asyncio.Future[None]) -> None:
     if not waiting.done():
         waiting.set_result(None)
+
+
+def _signals_to_set() -> tuple[int, ...]:
+    """All that are not ignored, and those that Python ignores.
+
+    What is not ignored is set anyway: glibc looks at each signal that it is not told of, and the engine waits for it.
+    """
+    with open("/proc/self/status", "rb") as file:
+        ignored = int(next(line for line in file if line.startswith(b"SigIgn")).split()[1], 16)
+    fixed = (signal.SIGKILL, signal.SIGSTOP)
+    others = (number for number in signal.valid_signals() if number not in fixed and not ignored >> (number - 1) & 1)
+    return (*others, *_DEFAULT_SIGNALS)
 
 
 def _redirect(stream: Stream, number: int) -> tuple[int, int, int] | tuple[int, int, str, int, int]:

@@ -1,9 +1,14 @@
-"""The beat duty: a worker's sign of life, and its ear; and tending, when it is this worker's turn."""
+"""The beat duty: a worker's sign of life, and its ear; and tending, when it is this worker's turn.
+
+A worker without claims hardly ever beats: its looks for work are signs of life, too, and tell all that it must hear.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 
+import msgspec
 import structlog
 
 from mrun.engine.records import BeatAnswer
@@ -13,6 +18,8 @@ from mrun.engine.work.held import Ending
 from mrun.engine.work.settler import journal_ended
 from mrun.engine.work.studies import Studies
 
+#: So many beats in a lease; and one of a worker without claims when its looks for work stay out for that long.
+_BEATS_A_LEASE = 4
 #: However long the lease, a cancelled study's samples are to end soon.
 _BEAT_MOST_S = 2.0
 #: Before the allocation's end: nothing more is claimed; and later, what runs is ended and handed back.
@@ -29,34 +36,45 @@ class Pulse:
         #: The server has been told who this is.
         self._is_known = False
         self._sweep_at: float | None = None
+        self._beat_at = math.inf
 
     async def run(self) -> None:
-        """Beat every min(lease / 4, 2 s), sooner when somebody asks; sweep when this worker tends."""
-        interval_s = min(self._desk.options.lease_s / 4, _BEAT_MOST_S)
-        beat_at = time.monotonic() + interval_s
+        """Beat when it is time, or somebody asks; sweep while this worker tends; stop before its allocation ends."""
+        desk = self._desk
         while True:
-            moments = [beat_at, self._sweep_at, self._desk.due_at]
-            next_at = min(moment for moment in moments if moment is not None)
-            await self._desk.beat_wanted.wait(max(0.0, next_at - time.monotonic()))
+            self._plan_beat()
+            self._watch_allocation()
             now = time.monotonic()
             if self._sweep_at is not None and now >= self._sweep_at:
                 await self._sweep()
-            is_due = self._desk.due_at is not None and now >= self._desk.due_at
-            if now >= beat_at or is_due:
+            elif desk.is_beat_asked or now >= min(self._beat_at, desk.due_at or math.inf):
                 await self.beat()
-                beat_at = time.monotonic() + interval_s
+            else:
+                moments = [self._beat_at, self._sweep_at, desk.due_at, self._stop_at()]
+                await desk.beat_wanted.wait(min(moment for moment in moments if moment is not None) - now)
+
+    def _plan_beat(self) -> None:
+        """Claims in hand want beats, which tell what is lost or cancelled; without any, only a whole lease does."""
+        lease_s = self._desk.options.lease_s
+        if self._desk.held:
+            soon_s = min(lease_s / _BEATS_A_LEASE, _BEAT_MOST_S)
+            self._beat_at = min(self._beat_at, time.monotonic() + soon_s)
+        else:
+            self._beat_at = self._desk.seen_at + lease_s / _BEATS_A_LEASE
 
     async def beat(self) -> None:
         """One beat, and what it tells."""
         desk = self._desk
         self._watch_allocation()
-        desk.due_at = None
+        desk.due_at, desk.is_beat_asked = None, False
+        asked_at = time.monotonic()
         answer = await self._send()
         if answer.status == "unknown":
             self._is_known = False
             await self._studies.look_for_gone()
+            asked_at = time.monotonic()
             answer = await self._send()
-        self._is_known = True
+        self._is_known, desk.seen_at, self._beat_at = True, asked_at, math.inf
         await self._obey(answer)
         desk.note_due(answer.due_ms)
         if answer.sweep_in_ms < 0:
@@ -66,13 +84,16 @@ class Pulse:
 
     async def _send(self) -> BeatAnswer:
         desk = self._desk
+        facts = None
+        if not self._is_known:
+            facts = msgspec.structs.replace(desk.facts, time_left_ms=desk.time_left_ms())
         return await self._store.beat(
             desk.worker,
             desk.options.lease_s,
             [held.claim for held in desk.held.values()],
             desk.highest_claim,
             is_draining=desk.stop > Stop.NONE,
-            facts=None if self._is_known else desk.facts,
+            facts=facts,
         )
 
     async def _obey(self, answer: BeatAnswer) -> None:
@@ -110,9 +131,16 @@ class Pulse:
         is_ours = answer.sweep_in_ms > 0
         self._sweep_at = time.monotonic() + answer.sweep_in_ms / 1000 if is_ours else None
 
+    def _stop_at(self) -> float | None:
+        """When the allocation's end is so near that the next stop is asked for; None: never, or no more."""
+        ends_at, stop = self._desk.options.ends_at, self._desk.stop
+        if ends_at is None or stop is Stop.NOW:
+            return None
+        return ends_at - (_END_BEFORE_S if stop is Stop.DRAIN else _DRAIN_BEFORE_S)
+
     def _watch_allocation(self) -> None:
         left_ms = self._desk.time_left_ms()
-        if 0 <= left_ms < 1000 * _END_BEFORE_S:
+        if 0 <= left_ms <= 1000 * _END_BEFORE_S:
             self._desk.ask_stop(Stop.NOW)
-        elif 0 <= left_ms < 1000 * _DRAIN_BEFORE_S:
+        elif 0 <= left_ms <= 1000 * _DRAIN_BEFORE_S:
             self._desk.ask_stop(Stop.DRAIN)

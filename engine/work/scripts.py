@@ -61,6 +61,13 @@ class PassedScript(msgspec.Struct, frozen=True):
     path: str
     #: The interpreter's words, for a script in memory; () for a file, that is started by itself.
     interpreter: tuple[str, ...] = ()
+    #: What is to stand in the file; nothing, if it lies in memory.
+    text: bytes = b""
+
+    def put(self) -> None:
+        """Write the file, if it is one; its directory is there. Raises OSError."""
+        if self.text:
+            write_script(self.path, self.text, is_again=True)
 
     def remove(self) -> None:
         """The sample does not run any more."""
@@ -80,7 +87,10 @@ class ScriptPasser:
         self._is_shell = False
 
     def give(self, instance: Instance, directory: str, memory: ScriptMemory, *, is_resumed: bool) -> PassedScript:
-        """The script of a sample, or its restart script; in `memory`, if that can't be told. Raises OSError."""
+        """The script of a sample, or its restart script; in `memory`, if that can't be told. Raises OSError.
+
+        A script that is a file is still to be `put`.
+        """
         text = instance.text
         is_restart = is_resumed and text.step.restart is not None
         script = instance.script(is_restart=is_restart)
@@ -88,9 +98,7 @@ class ScriptPasser:
             self._shell, self._words = text.shell, interpreter_words(text.shell)
             self._is_shell = _is_shell(self._words)
         if not self._is_local or not self._is_shell or _ASKS_NAME.search(script):
-            path = f"{directory}/{text.script_name(is_restart=is_restart)}"
-            write_script(path, script, is_again=True)
-            return PassedScript(path)
+            return PassedScript(f"{directory}/{text.script_name(is_restart=is_restart)}", text=script)
         memory.hold(script)
         return PassedScript(memory.path, self._words)
 

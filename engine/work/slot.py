@@ -28,6 +28,9 @@ SLOW_S = 2.0
 FAILED_STARTS_MOST = 3
 #: Of a study's failed samples so many are logged where everybody sees them; the others only for who debugs.
 FAILURES_LOGGED_MOST = 10
+#: With more slots the next sample is prepared in its turn: no core waits for one slot, and each sample that is prepared
+#: holds some descriptors, of which a process often has only 1,024.
+_AHEAD_SLOTS_MOST = 32
 #: While a sample runs, how often its slot looks whether somebody wants it ended by force.
 _LOOK_S = 1.0
 
@@ -41,11 +44,15 @@ class Slot:
         self._desk, self._studies, self._executor = desk, studies, executor
         # Asked once: a line that nobody reads would be put together for each sample.
         self._is_debugging = bool(log.is_enabled_for(logging.DEBUG))
+        self._is_preparing_ahead = desk.options.slots <= _AHEAD_SLOTS_MOST
 
     async def run(self, held: HeldClaim) -> None:
         """Run a claim to its end, or as far as it may go. Never raises for what a sample or its study does."""
         try:
             study = await self._studies.get(held.claim.study, held.claim.edition)
+            if study.samples is not None and study.text(held.claim.node).step.uses_samples:
+                # Others may change it while we run: then nothing more is read from it.
+                study.samples.verify()
             self._journal(study, held)
             while held.at < held.limit and not held.is_lost:
                 if not await self._run_sample(study, held):
@@ -53,6 +60,9 @@ class Slot:
         except MrunError as error:
             self._refuse(held.claim.study, f"{error.message} {error.hint}".strip())
         finally:
+            if held.prepared is not None:
+                self._executor.drop(held.prepared)
+                held.prepared = None
             held.stop_after_current()
             held.is_done = True
             self._desk.settle_wanted.set()
@@ -62,11 +72,13 @@ class Slot:
         """Run the sample at `held.at`. False: the claim ends before it."""
         claim = held.claim
         try:
-            held.execution = self._executor.start(study, claim, held.at)
+            prepared, held.prepared = held.prepared or self._executor.prepare(study, claim, held.at), None
+            held.execution = self._executor.start(prepared)
         except StartError as error:
             return self._note_failed_start(study, held, error)
         terms = study.text(claim.node).terms
         try:
+            self._prepare_next(study, held)
             end = await self._await_end(held, terms.walltime_s)
             is_finished = held.ending is None and end.code == 0 and not end.is_timeout
             held.execution.keep(end, is_finished=is_finished, is_lost=held.ending is Ending.LOST)
@@ -88,6 +100,12 @@ class Slot:
         if held.unsettled_s > _LOOK_S:
             self._desk.settle_wanted.set()
         return True
+
+    def _prepare_next(self, study: WorkedStudy, held: HeldClaim) -> None:
+        """While a sample runs: at its end the next one only has to be started. What fails now is told in its turn."""
+        if self._is_preparing_ahead and held.at + 1 < held.limit:
+            with contextlib.suppress(MrunError):
+                held.prepared = self._executor.prepare(study, held.claim, held.at + 1)
 
     def _log_end(self, study: WorkedStudy, held: HeldClaim, end: Exit, outcome: Outcome) -> None:
         is_told = outcome.state is SampleState.FAILED and study.failures_logged < FAILURES_LOGGED_MOST

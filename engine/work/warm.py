@@ -80,6 +80,16 @@ def is_bash(shell: str) -> bool:
     return os.path.basename(shell.split()[-1]) == "bash"
 
 
+class WarmOrder(msgspec.Struct, frozen=True):
+    """A script as a warm shell takes it."""
+
+    shell: str
+    #: What the subshell reads.
+    text: bytes
+    ends_group: bool
+    is_whole: bool
+
+
 class WarmShells:
     """The warm shells of one worker: as many as samples ran at once, of each kind."""
 
@@ -91,33 +101,38 @@ class WarmShells:
         #: Shells that could not be started, and when that may be tried again.
         self._unfit_until: dict[str, float] = {}
 
-    def start(self, script: WarmScript) -> WarmProcess | None:
-        """Start a script in a shell that is free, or in a new one.
+    def order(self, script: WarmScript) -> WarmOrder | None:
+        """Make all of a script that can be made before its turn.
 
         Returns:
-            None if that shell can't be kept warm here: start the script cold.
+            None if a warm shell can't do it: start the script cold.
 
         Raises:
             ValueError: there is a NUL in a name.
         """
-        shell = script.shell
-        has_expansion = is_bash(shell) and _EXPANDED.intersection(script.environment.get(b"BASH_ENV", b""))
-        if has_expansion or time.monotonic() < self._unfit_until.get(shell, 0.0):
+        if is_bash(script.shell) and _EXPANDED.intersection(script.environment.get(b"BASH_ENV", b"")):
             return None
-        text = self._text(script)
+        return WarmOrder(script.shell, self._text(script), script.ends_group, script.is_whole)
+
+    def start(self, order: WarmOrder) -> WarmProcess | None:
+        """Start a script in a shell that is free, or in a new one.
+
+        Returns:
+            None if that shell can't be kept warm here: start the script cold.
+        """
+        shell = order.shell
         idle = self._idle.setdefault(shell, [])
         while idle:
             chosen = idle.pop()
-            if chosen.begin(text, is_whole=script.is_whole):
-                return WarmProcess(chosen, idle, ends_group=script.ends_group)
+            if chosen.begin(order.text, is_whole=order.is_whole):
+                return WarmProcess(chosen, idle, ends_group=order.ends_group)
             chosen.discard()
-        fresh = self._open(shell)
-        if fresh is None:
+        if time.monotonic() < self._unfit_until.get(shell, 0.0) or (fresh := self._open(shell)) is None:
             return None
-        if not fresh.begin(text, is_whole=script.is_whole):
+        if not fresh.begin(order.text, is_whole=order.is_whole):
             fresh.discard()
             return None
-        return WarmProcess(fresh, idle, ends_group=script.ends_group)
+        return WarmProcess(fresh, idle, ends_group=order.ends_group)
 
     def close(self) -> None:
         """End the shells that are free. Nothing may run any more."""
@@ -136,8 +151,8 @@ class WarmShells:
     def _text(self, script: WarmScript) -> bytes:
         """What the subshell reads."""
         known, environment = self._environment, script.environment
-        parts = [setup_text(script.directory, script.out, script.err)]
-        exports = [b"%b=%b" % (name, quoted(value)) for name, value in environment.items() if known.get(name) != value]
+        parts = [setup_text(script.directory, script.out, script.err, is_bash=is_bash(script.shell))]
+        exports = [b"%b=%b" % (name, quoted(value)) for name, value in environment.items() - known.items()]
         if exports:
             parts.append(b"export %b\n" % b" ".join(exports))
         # A shell that has just started does not remember another directory than the one it was told of.
@@ -233,16 +248,15 @@ class WarmProcess:
 
     def note_status(self, status: bytes) -> None:
         """The shell says how it ended, or that it was stopped."""
-        group = self._find_group()
+        group = self._hear()
         if status == b"stopped":
             if group is not None:
                 self.shell.watch_stopped(group)
             return
         code = int(status)
-        self._said += self.shell.hear()
         if code > _SIGNAL_BASE and not _is_code_in(self._said, code):
             code = _SIGNAL_BASE - code
-        if self._find_group() is None and code >= 0:
+        if group is None and code >= 0:
             self._finish(WarmShellError(f"A warm shell could not begin a sample: {_first_line(self._said)}."))
         else:
             self._finish(Exit(code, elapsed_ms=1000 * self.elapsed_s))
@@ -258,10 +272,12 @@ class WarmProcess:
             self._finish(WarmShellError("A warm shell died while it ran a sample.", has_begun=self.has_begun))
 
     def _find_group(self) -> int | None:
-        if self._group is None:
-            self._said += self.shell.hear()
-            found = _GROUP.search(self._said)
-            self._group = int(found[1]) if found else None
+        return self._hear() if self._group is None else self._group
+
+    def _hear(self) -> int | None:
+        self._said += self.shell.hear()
+        if self._group is None and (found := _GROUP.search(self._said)):
+            self._group = int(found[1])
         return self._group
 
     def _kill_group(self) -> None:

@@ -58,11 +58,11 @@ while read -r mrun_line; do
     echo $mrun_code
 done
 """
-#: The subshell says its number when nothing of what is no fault of the sample can fail any more. It is the name of its
-#: only thread: dash has no variable for it, and reads a file byte by byte.
+#: The subshell says its number when nothing of what is no fault of the sample can fail any more. Where it has no
+#: variable for it (dash), it is the name of its only thread: dash reads a file byte by byte.
 _SETUP = b"""cd -P %b || exit
 exec </dev/null >>%b 3>&2 2>>%b || exit
-echo /proc/self/task/* >&3
+echo /proc/self/task/%b >&3
 exec 3>&-
 set +m
 unset mrun_line mrun_code mrun_path
@@ -90,9 +90,10 @@ class Sample(Protocol):
         """The shell is gone, and the sample, if it had begun, has said its number."""
 
 
-def setup_text(directory: str, out: Stream, err: Stream) -> bytes:
+def setup_text(directory: str, out: Stream, err: Stream, *, is_bash: bool) -> bytes:
     """What a subshell does first. The directory by its physical name, as a shell that starts in it would have it."""
-    return _SETUP % (quoted(directory), _stream_word(out), _stream_word(err))
+    number = b"$BASHPID" if is_bash else b"*"
+    return _SETUP % (quoted(directory), _stream_word(out), _stream_word(err), number)
 
 
 def quoted(text: str | bytes) -> bytes:
@@ -117,7 +118,7 @@ class WarmShell:
         self._watcher = watcher
         self._rest = b""
         self._stopped_fd: int | None = None
-        self._orders = os.memfd_create("mrun-warm")
+        self._orders, self._order_bytes = os.memfd_create("mrun-warm"), 0
         try:
             os.fchmod(self._orders, 0o700)
             self._popen = _start(words, environment, f"/proc/{os.getpid()}/fd/{self._orders}")
@@ -138,7 +139,9 @@ class WarmShell:
         self.hear()
         self.count += 1
         os.pwrite(self._orders, text, 0)
-        os.ftruncate(self._orders, len(text))
+        if len(text) < self._order_bytes:
+            os.ftruncate(self._orders, len(text))
+        self._order_bytes = len(text)
         return not self.is_dead and self._tell(b"whole\n" if is_whole else b"\n")
 
     def hear(self) -> bytes:

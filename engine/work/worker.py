@@ -7,6 +7,7 @@ there is nothing left to keep alive.
 from __future__ import annotations
 
 import signal
+import time
 
 import anyio
 import structlog
@@ -18,7 +19,7 @@ from mrun.engine.store.bells import Bells
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 from mrun.engine.store.views import Views
-from mrun.engine.work.desk import Desk, Stop
+from mrun.engine.work.desk import Desk, Stop, WorkerOptions
 from mrun.engine.work.execution import Executor
 from mrun.engine.work.guard import GuardLink
 from mrun.engine.work.held import HeldClaim
@@ -28,14 +29,21 @@ from mrun.engine.work.slot import Slot
 from mrun.engine.work.studies import Studies
 from mrun.launchers.base import Launcher
 
-#: Without a bell, a worker looks for work so often (a token may have died with who took it).
-_LOOK_EVERY_S = 5.0
+#: Without a bell, a worker looks for work so often (a token may have died with who took it); and so many times in a
+#: lease, at least: a look is a sign of life, and spares an idle worker its beats.
+_LOOK_EVERY_S, _LOOKS_A_LEASE = 5.0, 5
 #: The same for one that exits when everything is done.
 _LOOK_FOR_END_EVERY_S = 1.0
 #: One that is to end now has so long to end what it runs, and then to hand it back, if the server hears it at all.
 _END_RUNNING_S, _FAREWELL_S = 5.0, 2.0
 
 log = structlog.get_logger()
+
+
+def look_every_s(options: WorkerOptions) -> float:
+    """How long a worker without work waits for a bell."""
+    every_s = _LOOK_FOR_END_EVERY_S if options.is_exit_when_done else _LOOK_EVERY_S
+    return min(every_s, options.lease_s / _LOOKS_A_LEASE)
 
 
 class Worker:
@@ -123,7 +131,9 @@ class Worker:
             request = ClaimRequest(
                 free, desk.options.queues, tuple(desk.refused), desk.options.root_study, desk.time_left_ms()
             )
+            asked_at = time.monotonic()
             answer = await self._store.claim(desk.worker, request)
+            desk.note_look(asked_at, answer)
             for claim in answer.claims:
                 held = HeldClaim(claim)
                 desk.take(held)
@@ -131,7 +141,6 @@ class Worker:
                     held.stop_after_current()
                 running.start_soon(slot.run, held)
             if answer.status == "unknown":
-                desk.beat_wanted.set()
                 await anyio.sleep(0.1)
             elif answer.status == "drain":
                 desk.ask_stop(Stop.DRAIN)
@@ -158,7 +167,7 @@ class Worker:
 
     async def _wait_for_work(self) -> None:
         """Until a bell rings, or another duty says that a look is worth while."""
-        every_s = _LOOK_FOR_END_EVERY_S if self._desk.options.is_exit_when_done else _LOOK_EVERY_S
+        every_s = look_every_s(self._desk.options)
         async with anyio.create_task_group() as waiting:
 
             async def listen() -> None:

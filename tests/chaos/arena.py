@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from mrun.engine.store.store import _move_text
 from tests.chaos.proxy import Proxy
-from tests.conftest import IS_CI, TestServer, wait_until
+from tests.conftest import CHAOS_SEED, IS_CI, TestServer, wait_until
 from tests.lab import Lab
 
 #: `a` and `b` go sample by sample, `f` waits for every sample of `b`. Nobody is blamed for what we do to its workers.
@@ -110,7 +110,23 @@ class Arena:
                 return (worker, int(engines[0])) if engines else None
             return None
 
-        return wait_until(find, "a worker has its engine")  # type: ignore[return-value]  # what `find` gives, but None
+        return wait_until(find, "a worker has its engine")
+
+    def hold_at(self, move: str, *, is_done: bool) -> None:
+        """Wait until somebody asks for this move; nothing gets through any more, until `let_go`.
+
+        Args:
+            is_done: the server has done the move, and its answer is lost; otherwise it never hears of it.
+        """
+        lost = len(self.proxy.lost)
+        self.proxy.becomes_hole = True
+        (self.proxy.lose_reply if is_done else self.proxy.lose_request)(digest_of(move))
+        wait_until(lambda: len(self.proxy.lost) > lost, f"somebody asks to {move}\n{self.lab.logs()}")
+
+    def let_go(self) -> None:
+        """The network is there again; what was begun while it was not is broken off."""
+        self.proxy.becomes_hole = self.proxy.is_hole = False
+        self.proxy.cut()
 
     def is_running(self) -> bool:
         """Whether the funnel has not run."""
@@ -133,12 +149,13 @@ class Arena:
 
     def end(self) -> None:
         """Drain all workers; no process may be left, and no key outside the namespace."""
-        self.proxy.is_hole, self.proxy.delay_s = False, 0.0
+        self.proxy.becomes_hole, self.proxy.is_hole, self.proxy.delay_s = False, False, 0.0
         for timer in self._timers:
             timer.join()
         if self.server.process is None:
             self.server.start()
-        self.server.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]  # just started
+        else:
+            self.server.process.send_signal(signal.SIGCONT)
         self.lab.close()
         keys = self.server.client().keys("*")
         assert [key for key in keys if not key.startswith(b"{mrun}:")] == []
@@ -155,7 +172,7 @@ class Arena:
         assert status["state"] == "finished", f"{status}\n{self.lab.logs()}"
         counts = {name: status["by_step"][name]["finished"] for name in "abf"}
         assert counts == {"a": samples, "b": samples, "f": 1}, f"{status}\n{self.lab.logs()}"
-        self.lab.mrun("wait", study, code=0)
+        assert status["exit_code"] == 0
         everyone = {str(sample) for sample in range(samples)}
         for name in "ab":
             ledger = self.lab.ledger(name)
@@ -227,10 +244,9 @@ def fake_time() -> dict[str, str]:
 
 
 def chaos_random() -> random.Random:
-    """A generator whose seed is printed; MRUN_CHAOS_SEED replays it."""
-    seed = int(os.environ.get("MRUN_CHAOS_SEED", random.SystemRandom().randrange(2**32)))
-    print(f"MRUN_CHAOS_SEED={seed}")
-    return random.Random(seed)
+    """A generator whose seed is printed, and is the same in all tests of a run; MRUN_CHAOS_SEED replays it."""
+    print(f"{CHAOS_SEED}={os.environ[CHAOS_SEED]}")
+    return random.Random(int(os.environ[CHAOS_SEED]))
 
 
 def is_up(arena: Arena) -> bool:

@@ -140,11 +140,13 @@ def _freeze(arena: Arena, pid: int) -> None:
     arena.later(2 * arena.lease_s, lambda: os.kill(pid, signal.SIGCONT))
 
 
-#: After these no sample may have run twice: everybody was cut off alike, or said good-bye in order.
-HARMLESS: tuple[Fault, ...] = (
+#: These do nothing to anybody's process.
+OF_THE_SERVER: tuple[Fault, ...] = (
     cut_connections, lose_a_reply, lose_many_replies, half_open, slow_network, client_kill, client_pause, script_flush,
-    restart_server, freeze_server, full_memory, destroy_groups, step_clock, drain_worker,
+    restart_server, freeze_server, full_memory, destroy_groups, step_clock,
 )  # fmt: skip
+#: After these no sample may have run twice: everybody was cut off alike, or said good-bye in order.
+HARMLESS: tuple[Fault, ...] = (*OF_THE_SERVER, drain_worker)
 #: These take somebody out of the world, with what it ran, or before it could say what it ran.
 DEADLY: tuple[Fault, ...] = (
     kill_engine, kill_engine, kill_guard, end_worker, freeze_engine, freeze_guard, kill_server, kill_after_settle,

@@ -8,9 +8,17 @@ import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 #: What one read takes: every request and answer of mrun's fits, but for large plans.
 _CHUNK_BYTES = 1 << 20
+
+
+class Loss(NamedTuple):
+    """A request that is lost: before the server did it, or after."""
+
+    digest: str
+    is_done: bool
 
 
 class Proxy:
@@ -28,10 +36,12 @@ class Proxy:
         self.is_hole = False
         #: Each piece of data arrives so much later.
         self.delay_s = 0.0
-        self._wanted: list[str] = []
-        #: From a request whose answer is lost on, everything else is lost, too: who waits for it can say nothing else.
+        self._wanted: list[Loss] = []
+        #: From a request that is lost on, everything else is lost, too: who waits for it can say nothing else.
         self.becomes_hole = False
-        #: Digests of the scripts whose answers were lost, as they were asked for: the server has done them.
+        #: Whether a connection breaks when something on it is lost; otherwise it stands, half-open.
+        self.breaks = True
+        #: Digests of the scripts that were lost, as they were asked for.
         self.lost: list[str] = []
 
     def __enter__(self) -> Proxy:
@@ -53,17 +63,21 @@ class Proxy:
 
     def lose_reply(self, digest: str = "") -> None:
         """The next EVALSHA of this script (empty: of any) is done by the server, and its answer never arrives."""
-        self._wanted.append(digest)
+        self._wanted.append(Loss(digest, is_done=True))
 
-    def loses(self, request: bytes) -> str | None:
-        """What names the request whose answer is to be lost, if it is; asked once for each request."""
+    def lose_request(self, digest: str = "") -> None:
+        """The next EVALSHA of this script (empty: of any) never arrives at the server."""
+        self._wanted.append(Loss(digest, is_done=False))
+
+    def loses(self, request: bytes) -> Loss | None:
+        """What becomes of a request, if it is to be lost; asked once for each request."""
         if b"EVALSHA" not in request[:64]:
             return None
-        digest = next((one for one in self._wanted if one.encode() in request[:200]), None)
-        if digest is not None:
-            self._wanted.remove(digest)
+        loss = next((one for one in self._wanted if one.digest.encode() in request[:200]), None)
+        if loss is not None:
+            self._wanted.remove(loss)
             self.is_hole = self.is_hole or self.becomes_hole
-        return digest
+        return loss
 
     def _do(self, work: Coroutine[object, object, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=20)
@@ -98,7 +112,7 @@ class _Link:
         self._proxy = proxy
         self._client = client
         self._server: asyncio.StreamWriter | None = None
-        self._losing: str | None = None
+        self._losing: Loss | None = None
         self.ended = asyncio.Event()
 
     async def run(self, requests: asyncio.StreamReader, server_path: Path) -> None:
@@ -134,17 +148,25 @@ class _Link:
     def _on_request(self, data: bytes) -> bool:
         if self._losing is None:
             self._losing = self._proxy.loses(data)
-        return True
+        if self._losing is None or self._losing.is_done:
+            return True
+        self._lose(self._losing)
+        return False
 
     def _on_answer(self, data: bytes) -> bool:
         if self._losing is None:
             return True
         if data.startswith(b"-NOSCRIPT"):
             # Nothing was done. The script itself comes next, and nobody else's turn is to be taken.
-            self._proxy.lose_reply(self._losing)
+            self._proxy.lose_reply(self._losing.digest)
             self._losing, self._proxy.is_hole = None, False
             return True
         # The server has done it: now the connection breaks, before its answer is through.
-        self._proxy.lost.append(self._losing)
-        self.cut()
+        self._lose(self._losing)
         return False
+
+    def _lose(self, loss: Loss) -> None:
+        self._proxy.lost.append(loss.digest)
+        self._losing = None
+        if self._proxy.breaks:
+            self.cut()

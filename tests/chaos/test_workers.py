@@ -16,13 +16,10 @@ from tests.conftest import wait_until
 
 def kill_at_settle(arena: Arena, worker: subprocess.Popen[bytes]) -> None:
     """The server does the next settle; its answer is lost, and the worker is killed before it can say anything else."""
-    lost = len(arena.proxy.lost)
-    arena.proxy.becomes_hole = True
-    arena.proxy.lose_reply(digest_of("settle"))
-    wait_until(lambda: len(arena.proxy.lost) > lost, "the settle is not answered")
+    arena.hold_at("settle", is_done=True)
     os.kill(arena.lab.engine_of(worker), signal.SIGKILL)
     worker.wait(timeout=20)
-    arena.proxy.is_hole = False
+    arena.let_go()
 
 
 def told_twice(arena: Arena, worker: subprocess.Popen[bytes]) -> int:
@@ -38,8 +35,8 @@ def test_worker_told_twice_while_the_server_is_away_ends_and_journals_what_it_co
     arena: Arena, how: str
 ) -> None:
     # Given a worker that goes on while its server is away
-    study = arena.queue_chain(40, sleep_s=0.1, more="chunk: 10")
-    workspace = arena.lab.study(study)["workspace"]
+    study = arena.queue_chain(30, sleep_s=0.08, more="chunk: 10")
+    workspace = arena.lab.workspaces[study]
     worker = arena.work(lease_s=60, slots=2)
     arena.wait_ran(3)
     assert arena.server.process is not None
@@ -58,7 +55,7 @@ def test_worker_told_twice_while_the_server_is_away_ends_and_journals_what_it_co
     again = arena.lab.json("restart", workspace)["queued"]["study"]
     ran = arena.lab.ledger("a")
     arena.work_again()
-    arena.assert_whole(again, 40, is_once=False)
+    arena.assert_whole(again, 30, is_once=False)
     twice = [sample for sample in ran if arena.lab.ledger("a")[sample] > 1]
     # Only those that were running when it was told; the last one before the stop of each slot may be among them.
     assert len(twice) <= 2, twice
@@ -140,10 +137,10 @@ def test_worker_cut_off_for_longer_than_its_lease_ends_what_it_lost_and_settles_
 def test_after_flushall_workers_say_how_to_bring_the_study_back_and_what_had_finished_is_not_run_again(
     arena: Arena,
 ) -> None:
-    study = arena.queue_chain(60, sleep_s=0.1)
-    workspace = arena.lab.study(study)["workspace"]
+    study = arena.queue_chain(40, sleep_s=0.08)
+    workspace = arena.lab.workspaces[study]
     arena.work(lease_s=5)
-    arena.wait_ran(20)
+    arena.wait_ran(15)
     # When somebody empties the server
     arena.ask("FLUSHALL")
     wait_until(lambda: "study_gone" in arena.lab.logs(), f"it is said\n{arena.lab.logs()}")
@@ -152,7 +149,7 @@ def test_after_flushall_workers_say_how_to_bring_the_study_back_and_what_had_fin
     # I expect the same workers to go on with it once it is back, and to run what had not finished
     ran = arena.lab.ledger("a")
     again = arena.lab.json("restart", workspace)["queued"]["study"]
-    arena.assert_whole(again, 60, is_once=False)
+    arena.assert_whole(again, 40, is_once=False)
     twice = [sample for sample in ran if arena.lab.ledger("a")[sample] > 1]
     assert len(twice) <= 2, f"more than what was running: {twice}"
 

@@ -82,6 +82,14 @@ def test_execute_leaves_out_with_a_reason_what_this_mrun_refuses():
     assert all(found["left_out"].values())
 
 
+def test_durability_is_compared_with_the_default_and_with_the_disk_itself():
+    found = found_by("durability")
+    assert found["flush_ms"]["p50_ms"] > 0
+    assert set(found["rows"]) == {"everysec", "strict", "strict_waiting"}
+    assert all(row["ratio"]["end_ms"] > 0 for row in found["rows"].values())
+    assert found["rows"]["everysec"]["ratio"] == {"commit_ms": 1.0, "end_ms": 1.0, "tasks_per_s": 1.0}
+
+
 @pytest.mark.skipif(
     all(importlib.util.find_spec(name) for name in ("celery", "streaq")), reason="the peers are installed here"
 )

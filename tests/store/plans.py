@@ -125,3 +125,20 @@ class IdleWorker:
                 runs = outcome(claim) if outcome else [OutcomeRun(claim.hi - claim.lo, "finished")]
                 await self.settle(claim, *runs)
         return seen
+
+
+async def worker_of(store: Store, name: str = "w", queues: tuple[str, ...] = ("q",), slots: int = 2) -> IdleWorker:
+    worker = IdleWorker(store, name, queues, slots)
+    await worker.beat()
+    return worker
+
+
+async def state_of(store: Store, study: str) -> str:
+    return (await store.client.hget(store.keys.study(study), "state") or b"gone").decode()
+
+
+async def step_counts(store: Store, study: str, step: int) -> dict[str, int]:
+    raw = await store.client.hgetall(store.keys.step(study, step))
+    counts = {key.decode(): float(value) for key, value in raw.items()}
+    states = ("ready", "running", "retrying", "finished", "failed", "dead", "skipped", "cancelled")
+    return {name: int(counts[name]) for name in states if counts.get(name)}

@@ -11,9 +11,8 @@ import pytest
 from mrun.engine.errors import BrokerError, MrunError
 from mrun.engine.records import Claim, OutcomeRun, Settlement
 from mrun.engine.store.store import Store
-from tests.store.plans import SEAL, IdleWorker, S, make_plan, submit
+from tests.store.plans import SEAL, IdleWorker, S, make_plan, state_of, step_counts, submit
 from tests.store.test_leases import lose, swept_until_removed, worker_of
-from tests.store.test_moves import state_of, step_counts
 
 
 @contextlib.asynccontextmanager

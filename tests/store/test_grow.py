@@ -12,8 +12,7 @@ from mrun.engine.plan.model import Plan
 from mrun.engine.records import OutcomeRun
 from mrun.engine.store.store import Store
 from mrun.engine.work.history import past_of
-from tests.store.plans import SEAL, IdleWorker, S, larger, make_plan, submit
-from tests.store.test_moves import state_of, step_counts, worker_of
+from tests.store.plans import SEAL, IdleWorker, S, larger, make_plan, state_of, step_counts, submit, worker_of
 
 
 async def grow(store: Store, study: str, plan: Plan) -> str:

@@ -14,8 +14,7 @@ import redis.asyncio
 from mrun.engine.records import MAY_HAVE_STARTED, Claim, OutcomeRun, ReclaimAnswer
 from mrun.engine.store.store import Store
 from tests.conftest import TestServer
-from tests.store.plans import IdleWorker, S, make_plan, submit
-from tests.store.test_moves import state_of, step_counts
+from tests.store.plans import IdleWorker, S, make_plan, state_of, step_counts, submit
 
 #: A lease that ends soon, and one that does not end within a test.
 SHORT_S, LONG_S = 0.2, 60.0
@@ -354,7 +353,7 @@ async def test_tender_that_dies_is_followed_by_another(store: Store) -> None:
     assert (await store.reclaim("first")).sweep_in_ms == -1
 
 
-async def test_late_copy_of_an_old_claim_request_claims_nothing(store: Store) -> None:
+async def test_late_copy_of_an_old_claim_request_claims_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a request that was sent again, and whose first copy is still on its way
     study = await submit(store, make_plan(4, S("a", options={"chunk": 1})))
     worker = await worker_of(store, "worker")
@@ -365,7 +364,7 @@ async def test_late_copy_of_an_old_claim_request_claims_nothing(store: Store) ->
         sent.append((move, *words))
         return await real(move, *words)
 
-    store._run = noting  # type: ignore[method-assign]  # only to see the words
+    monkeypatch.setattr(store, "_run", noting)
     (first,) = await worker.claim()
     (second,) = await worker.claim()
     # When the newest comes twice, its answer is the same; and an older one finds nothing for it

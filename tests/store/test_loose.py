@@ -6,8 +6,7 @@ import pytest
 
 from mrun.engine.records import OutcomeRun
 from mrun.engine.store.store import Store
-from tests.store.plans import IdleWorker, S, make_plan, submit
-from tests.store.test_moves import state_of, step_counts, worker_of
+from tests.store.plans import IdleWorker, S, make_plan, state_of, step_counts, submit, worker_of
 
 SAMPLES = 30_000
 FINISHED, RETRY = OutcomeRun(1, "finished"), OutcomeRun(1, "retry")

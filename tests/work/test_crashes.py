@@ -70,35 +70,6 @@ def test_ten_kills_of_workers_with_large_bites_lose_and_double_nothing(lab: Lab)
     lab.close()
 
 
-@pytest.mark.slow
-def test_long_samples_are_run_once_also_over_an_outage(lab: Lab) -> None:
-    # Given 20 samples that run four times as long as the lease
-    np.save(lab.directory / "samples.npy", np.arange(20.0))
-    study = lab.queue(
-        lab.spec("""
-        description: {name: long, description: long samples}
-        study:
-            - name: a
-              description: sleeps
-              run: {cmd: "echo $(MERLIN_SAMPLE_ID) >> $LEDGER/a; sleep 8; echo $(MERLIN_SAMPLE_ID) >> $LEDGER/end"}
-        merlin:
-            samples: {file: samples.npy, column_labels: [X]}
-        """)
-    )
-    for _ in range(2):
-        lab.work("--queues", "merlin", "--lease", "2", "--slots", "5")
-    wait_until(lambda: len(lab.ledger("a")) >= 10, "ten samples run")
-    # When the server is away for ten leases in the middle, and comes back
-    lab.server.stop()
-    time.sleep(20)  # the outage itself
-    lab.server.start()
-    status = lab.wait_for_end(study)
-    # I expect that none was run twice
-    assert status["by_step"]["a"]["finished"] == 20, status
-    assert sorted(lab.ledger("a").values()) == [1] * 20, lab.logs()
-    assert sorted(lab.ledger("end").values()) == [1] * 20
-
-
 def test_hundred_million_samples_are_queued_at_once_and_survive_a_dead_server(lab: Lab) -> None:
     # Given a sparse table of 100,000,000 samples, a chain whose second step nobody serves, and a funnel
     table = np.lib.format.open_memmap(lab.directory / "samples.npy", mode="w+", dtype="<f8", shape=(100_000_000,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -167,12 +168,12 @@ def test_restart_scripts_run_in_every_way(lab: Lab, way: str, expected: str) -> 
 
 HANGING = """
 - name: a
-  description: the first execution of sample 3 never ends
+  description: the first execution of sample 2 never ends
   run:
       cmd: |
           echo cmd $(X) ${MRUN_RESUME:-0}
           echo $(X) >> $LEDGER/a
-          if [ $(X) = 3 ] && [ ! -e $LEDGER/again ]; then touch $LEDGER/again; exec sleep 1000; fi
+          if [ $(X) = 2 ] && [ ! -e $LEDGER/again ]; then touch $LEDGER/again; exec sleep 1000; fi
       restart: echo restart $(X) $MRUN_RESUME
       chunk: 8
 """
@@ -180,11 +181,15 @@ HANGING = """
 
 @pytest.mark.parametrize("way", WAYS)
 def test_only_the_sample_that_a_killed_worker_ran_is_resumed(lab: Lab, way: str) -> None:
-    # Given a worker that has run three samples of its claim, and is in the middle of the fourth
+    # Given a worker that has run two samples of its claim, and is in the middle of the third
     study = lab.queue(spec(lab, way, HANGING, list(range(8))))
     victim = lab.work("--queues", "merlin", "--slots", "1", "--lease", "1")
-    wait_until(lambda: (lab.ledger_dir / "again").exists(), "the fourth sample runs")
-    wait_until(lambda: lab.study(study)["by_step"]["a"]["finished"] == 3, "the others are accounted")
+    wait_until(lambda: (lab.ledger_dir / "again").exists(), "the third sample runs")
+    wait_until(lambda: lab.study(study)["by_step"]["a"]["finished"] == 2, "the others are accounted")
+    if way == "lean":
+        # … and has made the directory of the fourth
+        next_one = Path(lab.study(study)["workspace"]) / "a/0/1/1"
+        assert next_one.stat().st_mode & stat.S_ISVTX
     # When it is killed in the middle of a write to its index
     os.kill(lab.engine_of(victim), signal.SIGKILL)
     victim.wait(timeout=20)
@@ -197,8 +202,9 @@ def test_only_the_sample_that_a_killed_worker_ran_is_resumed(lab: Lab, way: str)
     # I expect that the one that hung is resumed, and nobody's output is lost
     assert lab.study(study)["by_step"]["a"]["finished"] == 8
     shown = lab.mrun("logs", workspace, "-q").splitlines()
-    assert shown == [*(f"cmd {n} 0" for n in range(3)), "restart 3 1", *(f"cmd {n} 0" for n in range(4, 8))]
+    assert shown == [*(f"cmd {n} 0" for n in range(2)), "restart 2 1", *(f"cmd {n} 0" for n in range(3, 8))]
     assert set(lab.ledger("a").values()) == {1}
+    assert not any(path.stat().st_mode & stat.S_ISVTX for path in (workspace / "a").rglob("*"))
 
 
 def test_output_of_a_lost_execution_is_kept_apart_in_lean_directories(lab: Lab) -> None:

@@ -138,9 +138,13 @@ class Bench:
         return msgspec.structs.replace(script, **options)
 
     def begin(self, script: WarmScript) -> WarmProcess:
-        process = self.warm.start(script)
+        process = self.start_if_fit(script)
         assert process is not None
         return process
+
+    def start_if_fit(self, script: WarmScript) -> WarmProcess | None:
+        order = self.warm.order(script)
+        return None if order is None else self.warm.start(order)
 
     def start(self, text: str, **environment: str) -> WarmProcess:
         own = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
@@ -430,7 +434,7 @@ async def test_a_shell_is_replaced_before_it_grows_and_spares_what_its_last_samp
 
 async def test_a_shell_that_is_not_there_is_started_cold(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "/bin/sh")
-    assert bench.warm.start(bench.warm_script("true", shell="/nosuch/bash")) is None
+    assert bench.start_if_fit(bench.warm_script("true", shell="/nosuch/bash")) is None
 
 
 async def test_a_shell_without_job_control_is_started_cold(tmp_path: Path) -> None:
@@ -438,7 +442,7 @@ async def test_a_shell_without_job_control_is_started_cold(tmp_path: Path) -> No
     pretender.write_text("#!/bin/sh\necho refused\necho no tty >&2\nread x\n")
     pretender.chmod(0o755)
     bench = Bench(tmp_path, "/bin/sh")
-    assert bench.warm.start(bench.warm_script("true", shell=str(pretender))) is None
+    assert bench.start_if_fit(bench.warm_script("true", shell=str(pretender))) is None
     assert not bench.shells()
 
 
@@ -454,7 +458,7 @@ async def test_each_sample_reads_the_file_that_bash_reads_first(tmp_path: Path) 
 
 async def test_a_name_that_bash_would_expand_first_is_started_cold(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "/bin/bash", BASH_ENV="$HOME/first")
-    assert bench.warm.start(bench.warm_script("true")) is None
+    assert bench.warm.order(bench.warm_script("true")) is None
 
 
 async def test_nul_is_refused_as_the_kernel_would(bench: Bench) -> None:

@@ -2,7 +2,8 @@
 -- beat: a worker's sign of life; and its way to be known, to hear of what it lost, and of what is asked of it.
 --
 -- KEYS[1] root; ARGV[1] worker, [2] msgpack [lease_ms, [claim held, …] as text, highest claim number seen as text,
---   is_draining, facts as [field, value, …] or []]. `facts` holds at least queues (a,b,c) and slots.
+--   is_draining, facts as [field, value, …] or [], milliseconds until its allocation ends or -1: read with facts only].
+--   `facts` holds at least queues (a,b,c) and slots.
 -- Returns msgpack [status, [claim lost, …], [claim to kill, …], request, sweep_in_ms, due_ms]:
 --   status       ok | unknown (no lease: beat again with facts)
 --   lost         not this worker's any more: kill, settle nothing
@@ -13,26 +14,10 @@
 -- Invariant: a claim that the server has for this worker and that the worker does not list was never received, if its number
 -- is not above the highest seen: it is put back. Idempotent. Cost: O(claims held) + one piece of todo.
 
--- Most beats are those of idle workers, and the prelude costs more than all that these have to do: a worker that is known,
--- holds nothing and does not tend, while nothing is to be done for anybody, is answered before it.
-do
-  local call, root, w, request = redis.call, KEYS[1], ARGV[1], cmsgpack.unpack(ARGV[2])
-  local tender = call('GET', root .. 'tend')
-  if #request[2] == 0 and tender and tender ~= w and call('ZSCORE', root .. 'workers', w)
-    and tonumber(call('ZSCORE', root .. 'leases', w) or 0) == request[1]
-    and call('EXISTS', root .. 'todo', root .. 'later', root .. 'worker:' .. w .. ':held') == 0 then
-    local t = call('TIME')
-    local now_ms = math.floor(t[1] * 1000 + t[2] / 1000)
-    call('ZADD', root .. 'workers', string.format('%d', now_ms + request[1]), w)
-    call('HSET', root .. 'worker:' .. w, 'beat_at_ms', string.format('%d', now_ms), 'is_draining', request[4] and 1 or 0)
-    return cmsgpack.pack({'ok', {}, {}, call('HGET', root .. 'worker:' .. w, 'request') or '', -1, -1})
-  end
-end
-
--- prelude --
 local w = ARGV[1]
 local request = cmsgpack.unpack(ARGV[2])
 local lease_ms, listed, highest, is_draining, facts = request[1], request[2], tonumber(request[3]), request[4], request[5]
+local left_ms = request[6]
 local worker = root .. 'worker:' .. w
 local now = now_ms()
 local is_known = call('ZSCORE', root .. 'workers', w)
@@ -41,13 +26,13 @@ if not is_known and #facts == 0 then return cmsgpack.pack({'unknown', {}, {}, ''
 if not is_known then
   -- It was reclaimed, or is new; it owns nothing, and what it may still have is for others.
   remove_worker(w, 0, ITEMS, 2)
-  call('HSET', worker, 'started_at_ms', int(now), unpack(facts))
+  call('HSET', worker, 'started_at_ms', int(now), 'ends_at_ms', int(left_ms < 0 and 0 or now + left_ms), unpack(facts))
   local own = call('HMGET', worker, 'queues', 'slots')
   for q in string.gmatch(own[1] or '', '[^,]+') do call('HINCRBY', root .. 'slots', q, own[2]) end
 end
 call('ZADD', root .. 'workers', int(now + lease_ms), w)
 call('ZADD', root .. 'leases', int(lease_ms), w)
-call('HSET', worker, 'beat_at_ms', int(now), 'lease_ms', int(lease_ms), 'is_draining', is_draining and 1 or 0)
+call('HSET', worker, 'lease_ms', int(lease_ms), 'is_draining', is_draining and 1 or 0)
 
 local lost, kill, is_listed = {}, {}, {}
 for _, claim in ipairs(listed) do
@@ -76,13 +61,12 @@ if is_damaged then fail_damaged(w) end
 -- told from a death. While the tender is dead, beats show that the server is there; a gap that is long already is left for
 -- the next sweep to see.
 local shortest = tonumber(call('ZRANGE', root .. 'leases', 0, 0, 'WITHSCORES')[2])
-local gap = now - tonumber(call('GET', root .. 'swept') or 0)
-if gap >= 0 and gap <= shortest / 2 then call('SET', root .. 'swept', int(now)) end
+local gap = now - (tonumber(call('GET', root .. 'swept')) or 0)
+if gap <= shortest / 2 then call('SET', root .. 'swept', int(now)) end
 local sweep_ms = max(50, floor(shortest / 8))
-local tender = call('GET', root .. 'tend')
 local sweep_in_ms = -1
-if not tender or tender == w then
-  call('SET', root .. 'tend', w, 'PX', int(sweep_ms * 2))
+if (tender() or w) == w then
+  tend(w, sweep_ms)
   sweep_in_ms = sweep_ms
 end
 is_resuming = true

@@ -4,26 +4,34 @@
 -- KEYS[1] root; ARGV[1] worker, [2] token of the request, a number, [3] request as msgpack:
 --   [free slots, [queue, …] in the order to look, [study not wanted, …], root study or '' for any,
 --    milliseconds until the worker's allocation ends or -1]
--- Returns msgpack [status, [[claim, study, node, lo, hi, attempt, losses, resume, edition], …], more, due_ms]:
+-- Returns msgpack [status, [[claim, study, node, lo, hi, attempt, losses, resume, edition], …], more, due_ms, untended]:
 --   status  ok | unknown (no lease: beat first) | drain
 --   more    1 if there is unfinished release work: claim again at once
 --   due_ms  milliseconds until the next retry of any study is due, or -1
+--   untended  1 if nobody sweeps: beat, and be the one
+-- It is a sign of life, too: the lease begins anew. So a claim never stands under an old lease, and who waits for work need
+-- not beat.
 -- Invariants: a range is in a stream, or in exactly one claim, or settled. A claim number is never used again: it follows
 -- the clock in microseconds, so that a server that lost its last second does not issue one twice.
 -- Idempotent: the same token gets the same answer. Tokens of a worker grow: an older one is a request that was sent again
 -- long ago, and its copy comes late; it claims nothing, for nobody would hear of it. Cost: O(claims) + one piece of todo.
 
 -- Idle workers look for work every few seconds, and the prelude costs more than a look: where nothing is on any of the queues,
--- and nothing is to be done for anybody, a known worker is answered before it.
+-- nothing is to be done for anybody, and somebody tends, a known worker is answered before it.
 do
-  local call, root, worker = redis.call, KEYS[1], KEYS[1] .. 'worker:' .. ARGV[1]
+  local call, root, w, token = redis.call, KEYS[1], ARGV[1], ARGV[2]
   local names = {root .. 'todo', root .. 'later'}
   for i, queue in ipairs(cmsgpack.unpack(ARGV[3])[2]) do names[i + 2] = root .. 'queue:' .. queue end
-  if call('EXISTS', unpack(names)) == 0 and call('ZSCORE', root .. 'workers', ARGV[1]) then
-    local facts = call('HMGET', worker, 'claim_token', 'request')
-    if facts[2] ~= 'drain' and tonumber(ARGV[2]) > tonumber(facts[1] or 0) then
-      local answer = cmsgpack.pack({'ok', {}, 0, -1})
-      call('HSET', worker, 'claim_token', ARGV[2], 'claim_answer', answer)
+  if call('EXISTS', unpack(names)) == 0 then
+    local t, times = call('TIME'), call('MGET', root .. 'set_back', root .. 'swept', root .. 'tend')
+    local now_ms = math.floor(t[1] * 1000 + t[2] / 1000) + (tonumber(times[1]) or 0)
+    local tended_ms = tonumber(string.match(times[3] or '', '^%d+')) or 0
+    local facts = call('HMGET', root .. 'worker:' .. w, 'claim_token', 'request', 'lease_ms')
+    local is_next = facts[2] ~= 'drain' and tonumber(token) > (tonumber(facts[1]) or 0)
+    if is_next and facts[3] and tended_ms > now_ms and (tonumber(times[2]) or 0) <= now_ms
+      and call('ZADD', root .. 'workers', 'XX', 'CH', string.format('%d', now_ms + facts[3]), w) == 1 then
+      local answer = cmsgpack.pack({'ok', {}, 0, -1, 0})
+      call('HSET', root .. 'worker:' .. w, 'claim_token', token, 'claim_answer', answer)
       return answer
     end
   end
@@ -42,12 +50,12 @@ local w, token = ARGV[1], tonumber(ARGV[2])
 local request = cmsgpack.unpack(ARGV[3])
 local free, queues, unwanted, family, time_left = min(request[1], FREE_MOST), request[2], request[3], request[4], request[5]
 local worker = root .. 'worker:' .. w
-if not call('ZSCORE', root .. 'workers', w) then return cmsgpack.pack({'unknown', {}, 0, -1}) end
-local facts = call('HMGET', worker, 'claim_token', 'claim_answer', 'request')
+if not call('ZSCORE', root .. 'workers', w) then return cmsgpack.pack({'unknown', {}, 0, -1, 0}) end
+local facts = call('HMGET', worker, 'claim_token', 'claim_answer', 'request', 'lease_ms')
 local answered = tonumber(facts[1] or 0)
 if token == answered then return facts[2] end
-if token < answered then return cmsgpack.pack({'ok', {}, 0, -1}) end
-if facts[3] == 'drain' then return cmsgpack.pack({'drain', {}, 0, -1}) end
+if token < answered then return cmsgpack.pack({'ok', {}, 0, -1, 0}) end
+if facts[3] == 'drain' then return cmsgpack.pack({'drain', {}, 0, -1, 0}) end
 
 local unfinished = {running = true, stopping = true}
 local avoid = {}
@@ -187,6 +195,7 @@ end
 
 -- Read one entry of a stream. False when it has none.
 local function serve(queue, s, class)
+  worked_on[s] = true
   local stream = stream_key(queue, s, class)
   local entry = read_one(stream, queue, s, class)
   local task = entry and parse_entry(entry[2] and entry[2][2] or '')
@@ -246,6 +255,7 @@ local function serve_first(queue, rank)
   return nil
 end
 
+if facts[4] then call('ZADD', root .. 'workers', int(now_ms() + facts[4]), w) end
 is_resuming = true
 local due_ms = put_due()
 local reads = 0
@@ -259,7 +269,7 @@ for _, queue in ipairs(queues) do
 end
 finish_move()
 local more = call('EXISTS', root .. 'todo')
-local answer = cmsgpack.pack({'ok', claims, more, due_ms})
+local answer = cmsgpack.pack({'ok', claims, more, due_ms, tender() and 0 or 1})
 if #claims > 0 then call('SET', root .. 'claims', int(last)) end
 call('HSET', worker, 'claim_token', int(token), 'claim_answer', answer)
 return answer

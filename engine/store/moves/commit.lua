@@ -16,10 +16,11 @@ local replaced_state = replaced ~= '' and call('HGET', study_key(replaced), 'sta
 if replaced_state == 'running' or replaced_state == 'stopping' then return 'busy' end
 local old = call('ZRANGE', root .. 'studies', '-inf', int(now_ms() - KEEP_S * 1000), 'BYSCORE', 'LIMIT', 0, 10)
 
+if replaced_state then forget_study(replaced) end
+call('HSET', key, 'state', 'running', 'running', 0, 'queued_at_ms', int(wall_ms()), unpack(ARGV, 5))
+worked_on[s] = true
 call('PERSIST', key .. ':plan')
 call('PERSIST', key .. ':past')
-if replaced_state then forget_study(replaced) end
-call('HSET', key, 'state', 'running', 'running', 0, 'queued_at_ms', int(now_ms()), unpack(ARGV, 5))
 call('ZADD', root .. 'studies', int(now_ms()), s)
 for _, other in ipairs(old) do
   if call('EXISTS', study_key(other)) == 0 then call('ZREM', root .. 'studies', other) end

@@ -6,6 +6,6 @@
 
 local w = ARGV[1]
 local is_gone = remove_worker(w, 0, ITEMS / 2, 0)
-if call('GET', root .. 'tend') == w then call('DEL', root .. 'tend') end
+if tender() == w then call('DEL', root .. 'tend') end
 finish_move()
 return is_gone and 'ok' or 'more'

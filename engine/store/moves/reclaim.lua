@@ -3,27 +3,29 @@
 --
 -- KEYS[1] root; ARGV[1] worker that sweeps.
 -- Returns msgpack [[worker removed, …], is_outage, sweep_in_ms]; sweep_in_ms -1: another worker tends now.
--- Invariants: nobody expires by an outage. If nobody swept or beat for longer than half a worker's lease, or time went
--- backwards, that worker could not have beaten: its lease begins anew. A range that was lost is put for anyone, losses + 1;
+-- Invariants: nobody expires by an outage. If nobody swept or beat for longer than half a worker's lease, or the clock was set
+-- back, that worker could not have beaten: its lease begins anew. A range that was lost is put for anyone, losses + 1;
 -- at `max_losses` a single sample is dead. Not counted when the worker was draining or three died within one lease.
 -- Idempotent. Cost: at most 20 workers or 100 claims a call, but for an outage, O(workers).
 
 local w = ARGV[1]
 local now = now_ms()
-local swept = tonumber(call('GET', root .. 'swept'))
+local swept = call('GET', root .. 'swept')
+local is_set_back = swept == 'set back'
+swept = tonumber(swept)
 local gap = now - (swept or 0)
 local shortest = tonumber(call('ZRANGE', root .. 'leases', 0, 0, 'WITHSCORES')[2] or 30000)
 
 local is_outage = 0
-if gap < 0 or gap > shortest / 2 then
+if gap > shortest / 2 then
   local leases = call('ZRANGE', root .. 'leases', 0, -1, 'WITHSCORES')
   for i = 1, #leases, 2 do
     local lease_ms = tonumber(leases[i + 1])
-    if gap < 0 or gap > lease_ms / 2 then
+    if gap > lease_ms / 2 then
       call('ZADD', root .. 'workers', 'XX', int(now + lease_ms), leases[i])
       -- An outage is one for those who were there: not for who came after a time without any worker.
       local started = tonumber(call('HGET', root .. 'worker:' .. leases[i], 'started_at_ms') or now)
-      if swept and started <= swept then is_outage = 1 end
+      if is_set_back or (swept and started <= swept) then is_outage = 1 end
     end
   end
 end
@@ -52,6 +54,5 @@ for i, dead in ipairs(expired) do
 end
 finish_move()
 local sweep_ms = max(50, floor(shortest / 8))
-local tender = call('GET', root .. 'tend')
-if tender and tender ~= w then sweep_ms = -1 else call('SET', root .. 'tend', w, 'PX', int(sweep_ms * 2)) end
+if (tender() or w) == w then tend(w, sweep_ms) else sweep_ms = -1 end
 return cmsgpack.pack({removed, is_outage, sweep_ms})

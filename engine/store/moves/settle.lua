@@ -9,8 +9,9 @@
 --               flags   1 blocking · 2 stops the study · 4 stops the workers
 --   elapsed_ms  the sum over those samples
 --   reasons     [[sample, sealed text], …] of samples that failed
--- Returns msgpack [answer for each claim, due_ms]: ok | lost (not yours, nothing was changed) | gone (the study is) |
---   stopping (accounted; nothing more of the study is to be started); and milliseconds until the next retry, or -1.
+-- Returns msgpack [answer for each claim, due_ms, ended_nodes]: ok | lost (not yours, nothing was changed) | gone (the study
+--   is) | stopping (accounted; nothing more of the study is to be started); milliseconds until the next retry, or -1; and of
+--   how many nodes the last sample was settled.
 -- Invariants: each sample is counted once (fenced by claim number and lo); what it makes ready is put in the same move or
 -- stands on todo. Idempotent: the same token gets the same answer. Cost: O(runs), at most ITEMS children; the rest on todo.
 
@@ -128,6 +129,6 @@ end
 finish_move()
 local first = call('ZRANGE', root .. 'later', 0, 0, 'WITHSCORES')
 local due_ms = first[2] and max(0, tonumber(first[2]) - now_ms()) or -1
-local answer = cmsgpack.pack({answers, due_ms})
+local answer = cmsgpack.pack({answers, due_ms, ended_nodes})
 if call('EXISTS', worker) == 1 then call('HSET', worker, 'settle_token', token, 'settle_answer', answer) end
 return answer

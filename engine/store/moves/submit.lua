@@ -10,5 +10,6 @@
 local s, ttl_s, key = ARGV[1], tonumber(ARGV[2]), study_key(ARGV[1]) .. ':' .. ARGV[3]
 if ARGV[3] ~= 'grown' and call('EXISTS', study_key(s)) == 1 then return 'committed' end
 call('HSET', key, unpack(ARGV, 4))
-call('EXPIRE', key, ttl_s)
+local does_expire, problem = pcall(call, 'EXPIRE', key, ttl_s)
+if not does_expire then call('UNLINK', key); error(problem) end
 return 'staged'

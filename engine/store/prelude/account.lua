@@ -2,7 +2,12 @@
 -- `actions` is what a move still has to do. It works off ITEMS of it; the rest goes to the study's todo.
 
 local actions = {}
-local function plan_action(s, ...) actions[#actions + 1] = {s = s, a = {...}} end
+-- Nodes whose last sample this script has settled.
+local ended_nodes = 0
+local function plan_action(s, ...)
+  worked_on[s] = true
+  actions[#actions + 1] = {s = s, a = {...}}
+end
 
 -- Children of [lo, hi) are to hear that it is settled; with what adjoins it, if that was the last thing planned.
 local function tell_children(s, node, lo, hi)
@@ -15,16 +20,17 @@ end
 
 local states = {}
 local function state_of(s)
+  worked_on[s] = true
   if states[s] == nil then states[s] = call('HGET', study_key(s), 'state') end
   return states[s]
 end
 
 local function end_study(s)
-  local study = call('HMGET', study_key(s), 'state', 'outcome')
+  local study = call('HMGET', study_key(s), 'state', 'outcome', 'queued_at_ms')
   if study[1] ~= 'running' and study[1] ~= 'stopping' then return end
   local state = study[2] or 'finished'
   states[s] = state
-  call('HSET', study_key(s), 'state', state, 'ended_at_ms', int(now_ms()))
+  call('HSET', study_key(s), 'state', state, 'ended_at_ms', int(max(wall_ms(), tonumber(study[3]) or 0)))
   call('XADD', root .. 'events', 'MAXLEN', '~', 1000, '*', 'study', s, 'state', state)
   plan_action(s, 'wake')
   plan_action(s, 'clean', 'ended', 0)
@@ -72,6 +78,7 @@ local function account(s, node, lo, hi, state, is_blocking, is_past)
   local key = node.key
   local blocking = is_blocking and add_known(key, 'blocking', hi - lo) or known_number(key, 'blocking')
   if add_known(key, 'settled', hi - lo) < node.size then return end
+  ended_nodes = ended_nodes + 1
   local is_doomed = blocking == node.size and 1 or 0
   local step = step_of(s, node.step)
   if is_doomed == 1 then call('HSET', step_key(s, node.step), 'is_doomed', 1) end

@@ -156,16 +156,23 @@ local function remove_worker(w, loss, most, resume)
   for q in string.gmatch(facts[1] or '', '[^,]+') do
     if call('HINCRBY', root .. 'slots', q, -tonumber(facts[2] or 0)) <= 0 then call('HDEL', root .. 'slots', q) end
   end
-  call('UNLINK', root .. 'worker:' .. w, held_key(w))
+  call('UNLINK', root .. 'worker:' .. w, held_key(w), root .. 'worker:' .. w .. ':bell')
   call('ZREM', root .. 'workers', w)
   call('ZREM', root .. 'leases', w)
   return true, most
 end
 
+-- Who tends, and until when unless it sweeps again, by the store's time: a key that expires lives on when the clock is set back.
+local function tender()
+  local end_ms, w = string.match(call('GET', root .. 'tend') or '', '^(%d+) (.*)$')
+  return end_ms and tonumber(end_ms) > now_ms() and w or nil
+end
+local function tend(w, sweep_ms) call('SET', root .. 'tend', int(now_ms() + 2 * sweep_ms) .. ' ' .. w) end
+
 -- Forget a study: from here on every move answers `gone` for it; its keys are deleted in pieces.
 local function forget_study(s)
   local key = study_key(s)
-  states[s] = false
+  states[s], worked_on[s] = false, true
   for i = 0, tonumber(call('HGET', key, 'step_count') or 0) - 1 do call('UNLINK', step_key(s, i)) end
   call('UNLINK', key, key .. ':todo', key .. ':reasons')
   call('ZREM', root .. 'studies', s)

@@ -31,8 +31,8 @@ local REASONS_MOST = 1000
 local KEEP_S = 604800
 
 local function int(number) return string.format('%d', number) end
-local function now_us() local t = call('TIME'); return t[1] * 1000000 + t[2] end
-local function now_ms() return floor(now_us() / 1000) end
+local function wall_us() local t = call('TIME'); return t[1] * 1000000 + t[2] end
+local function wall_ms() return floor(wall_us() / 1000) end
 local function study_key(s) return root .. 'study:' .. s end
 local function node_key(s, n) return root .. 'study:' .. s .. ':node:' .. n end
 local function step_key(s, i) return root .. 'study:' .. s .. ':step:' .. i end
@@ -40,6 +40,26 @@ local function stream_key(queue, s, class) return root .. 'queue:' .. queue .. '
 local function held_key(w) return root .. 'worker:' .. w .. ':held' end
 -- The streams in which a worker is known as a consumer.
 local function streams_key(w) return root .. 'worker:' .. w .. ':streams' end
+
+-- The store's time: the server's, and all that it was ever set back by, so that it does not go back behind the last sweep. All
+-- that is compared is in it; only what people read is the server's own. Who sees first that the clock was set back keeps by
+-- how much, and `swept` says so: nobody can tell how long it was since the last sweep, so the next one takes it as an outage.
+local set_back_ms
+local function now_us()
+  local wall = wall_us()
+  if not set_back_ms then
+    local known = call('MGET', root .. 'set_back', root .. 'swept')
+    set_back_ms = tonumber(known[1]) or 0
+    local behind_ms = (tonumber(known[2]) or 0) - set_back_ms - floor(wall / 1000)
+    if behind_ms > 0 then
+      set_back_ms = set_back_ms + behind_ms
+      call('SET', root .. 'set_back', int(set_back_ms))
+      call('SET', root .. 'swept', 'set back')
+    end
+  end
+  return wall + set_back_ms * 1000
+end
+local function now_ms() return floor(now_us() / 1000) end
 
 -- What msgpack text holds, or nil: what was damaged from outside must not raise here, or every worker would stumble over it.
 local function unpacked(raw)

@@ -1,8 +1,11 @@
 -- The stored plan, as far as it is in the clear.
 
 local plans = {}
+-- Studies that this move has begun to change, or is about to: what becomes of them if one of its calls fails, mend.lua says.
+local worked_on = {}
 
 local function plan_field(s, field)
+  worked_on[s] = true
   return unpacked(call('HGET', study_key(s) .. ':plan', field))
 end
 

@@ -165,6 +165,13 @@ function work.rescore(s, items, i)
   return items
 end
 
+-- A worker hears of it with its next beat, or look for work; its own bell wakes one that waits for work.
+local function ask_to_drain(w)
+  local worker = root .. 'worker:' .. w
+  call('HSET', worker, 'request', 'drain')
+  if call('LLEN', worker .. ':bell') == 0 then call('RPUSH', worker .. ':bell', 1) end
+end
+
 -- Workers that hold a claim of the study, or listen only to its queues, are asked to drain (exit code 105). Who they may be is
 -- noted at once: the study may be over before the last of them is looked at, and ranks move with every beat.
 function work.stop_workers(s, items)
@@ -191,7 +198,7 @@ function work.drain_workers(s, items, names, ours)
       local r = string.sub(field, 1, 1) ~= '=' and read_claim(w, field)
       if r and r.s == s then is_ours = true end
     end
-    if is_ours and call('ZSCORE', root .. 'workers', w) then call('HSET', root .. 'worker:' .. w, 'request', 'drain') end
+    if is_ours and call('ZSCORE', root .. 'workers', w) then ask_to_drain(w) end
     items = items - 5
   end
   return items
@@ -269,6 +276,7 @@ local function take_todo()
   if not is_resuming then return false end
   local s = call('ZRANGE', root .. 'todo', 0, 0)[1]
   if not s then return false end
+  worked_on[s] = true
   local key = study_key(s) .. ':todo'
   local a = unpacked(call('LPOP', key))
   if call('EXISTS', key) == 0 then call('ZREM', root .. 'todo', s) end

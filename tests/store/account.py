@@ -1,0 +1,175 @@
+"""What several workers do to studies, on the server and in the model at once: each answer must be the model's."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+from mrun.engine.records import BeatAnswer, ClaimAnswer, ClaimRequest, OutcomeRun, SettleAnswer, Settlement
+from mrun.engine.store import stored_plan
+from tests.store.plans import SEAL
+from tests.store.promise import LEASE_S, OPEN, End, Held, Past, Promise
+from tests.store.small_moves import QUEUES, WORKERS, Moves, decode, encode
+
+
+class Account:
+    """Who holds what, by the server and by the workers' belief, and the promise to each study."""
+
+    def __init__(self, moves: Moves) -> None:
+        super().__init__()
+        self.moves, self.client = moves, moves.client
+        self.moves.begin()
+        self.keys = moves.keys
+        self.promises: dict[str, Promise] = {}
+        #: What the server has for each worker that it knows; and what each worker believes to hold.
+        self.held: dict[str, dict[int, Held]] = {}
+        self.known: dict[str, dict[int, Held]] = {w: {} for w in WORKERS}
+        self.highest = dict.fromkeys(WORKERS, 0)
+        self.deaths: set[str] = set()
+        self.tokens = itertools.count(1)
+
+    def _queue(self, plan) -> None:
+        study = f"study{len(self.promises)}"
+        fields = [word for pair in stored_plan.encode_plan(plan, study, SEAL) for word in pair]
+        facts = ["name", "test", "root", study, "walltimes", "[0,0,0]", "priority", 0]
+        facts += ["nodes_left", len(plan.nodes), "step_count", len(plan.steps)]
+        self.moves.run("submit", study, 3600, "plan", *fields)
+        for _ in range(2):
+            assert self.moves.run("commit", study, len(fields) // 2, 0, "", *facts) == b"committed"
+        self.promises[study] = Promise(study, plan)
+
+    def _grow(self, study: str, plan) -> bytes:
+        fields = [word for pair in stored_plan.encode_growth(plan, study, SEAL) for word in pair]
+        self.moves.run("submit", study, 3600, "grown", *fields)
+        growing = encode(stored_plan.growing_steps(plan))
+        return self.moves.run("grow", study, plan.samples.edition, len(fields) // 2, growing, b"[]")
+
+    def _beat(self, worker: str) -> None:
+        known, held = self.known[worker], self.held.setdefault(worker, {})
+        request = [LEASE_S * 1000, [str(n) for n in known], str(self.highest[worker]), False]
+        request += [["queues", ",".join(QUEUES), "slots", 2], -1]
+        answer = decode(self.moves.run("beat", worker, encode(request)), BeatAnswer)
+        assert answer.status == "ok"
+        for number in [n for n in known if self._is_purged(held.get(n))]:
+            held.pop(number, None)
+        assert {int(text) for text in answer.lost} == set(known) - set(held)
+        for number in set(known) - set(held):
+            del known[number]
+        for number in [n for n in held if n not in known and n <= self.highest[worker]]:
+            del held[number]
+
+    def _claim(self, worker: str, slots: int, is_twice: bool, is_late: bool) -> tuple[dict[int, Held], bool]:
+        token, request = next(self.tokens), encode(ClaimRequest(slots, QUEUES))
+        raw = self.moves.run("claim", worker, token, request)
+        if is_twice:
+            assert self.moves.run("claim", worker, token, request) == raw
+        if is_late and token > 1:
+            assert decode(self.moves.run("claim", worker, token - 1, request), ClaimAnswer).claims == ()
+        answer, fresh = decode(raw, ClaimAnswer), {}
+        assert answer.status == "ok"
+        assert len(answer.claims) <= slots
+        for claim in answer.claims:
+            promise = self.promises[claim.study]
+            places = promise.places()[claim.node]
+            assert not promise.is_stopped
+            for i in range(claim.lo, claim.hi):
+                assert places[i] == OPEN, f"sample {i} of node {claim.node} is {places[i]}"
+                assert promise.past(claim.node, i) == Past(claim.attempt, claim.losses, claim.resume)
+                assert not self._is_held(claim.study, claim.node, i), "claimed twice"
+            assert claim.number > self.highest[worker]
+            self.highest[worker] = claim.number
+            for book in (self.held[worker], self.known[worker], fresh):
+                book[claim.number] = Held(claim.study, claim.node, claim.lo, claim.hi)
+        return fresh, bool(answer.has_more_work)
+
+    def _settle(self, worker: str, wanted: list, is_twice: bool) -> None:
+        settlements = []
+        for number, outcomes in wanted:
+            lo = self.known[worker][number].lo
+            runs = [OutcomeRun(len(list(alike)), *outcome) for outcome, alike in itertools.groupby(outcomes)]
+            settlements.append(Settlement(str(number), lo, lo + len(outcomes), tuple(runs), 1.0))
+        token = next(self.tokens)
+        raw = self.moves.run("settle", worker, token, encode(settlements))
+        if is_twice and worker in self.held:
+            assert self.moves.run("settle", worker, token, encode(settlements)) == raw
+        for (number, outcomes), answer in zip(wanted, decode(raw, SettleAnswer).answers, strict=True):
+            truth, believed = self.held.get(worker, {}).get(number), self.known[worker][number]
+            if truth is None or (truth.lo, truth.hi) != (believed.lo, believed.hi):
+                assert answer == "lost"
+                del self.known[worker][number]
+            elif self._is_purged(truth):
+                assert answer == "gone"
+                del self.known[worker][number], self.held[worker][number]
+            else:
+                self._account(truth, outcomes)
+                # The last sample of a study that is stopping ends it: then nothing is stopping any more.
+                assert answer == "ok" or (answer == "stopping" and self.promises[truth.study].is_stopped)
+                believed.lo = truth.lo
+                if truth.lo == truth.hi:
+                    del self.known[worker][number], self.held[worker][number]
+
+    def _account(self, held: Held, outcomes: list) -> None:
+        promise = self.promises[held.study]
+        for state, resume, flags in outcomes:
+            sample = (held.node, held.lo)
+            held.lo += 1
+            if state == "retry" and not promise.is_stopped:
+                past = promise.past(*sample)
+                promise.pasts[sample] = replace(past, attempt=past.attempt + 1, resume=resume)
+                continue
+            assert sample not in promise.ends, "settled twice"
+            promise.ends[sample] = End("cancelled" if state == "retry" else state, flags % 2 == 1)
+            if flags & 2 and not promise.is_stopped:
+                promise.is_stopped, promise.outcome = True, "failed"
+
+    def _lose(self, held: Held, loss: int) -> None:
+        """A worker died: its samples are for others, or dead."""
+        promise = self.promises[held.study]
+        if promise.is_stopped:
+            return
+        most = promise.step_of(held.node).max_losses
+        for i in range(held.lo, held.hi):
+            past = promise.past(held.node, i)
+            if loss and held.hi - held.lo == 1 and 0 < most <= past.losses + 1:
+                promise.ends[held.node, i] = End("dead")
+            else:
+                resume = past.resume if loss or past.resume else 2
+                promise.pasts[held.node, i] = replace(past, losses=past.losses + loss, resume=resume)
+
+    def _leave(self, worker: str) -> None:
+        while self.moves.run("leave", worker) == b"more":
+            pass
+        del self.held[worker]
+
+    @staticmethod
+    def _cut(book: dict[int, Held], number: int, lo: int) -> None:
+        held = book[number]
+        held.hi = min(held.hi, lo)
+        if held.hi <= held.lo:
+            del book[number]
+
+    # ---------------------------------------------------------------------------------------------- what is true
+
+    def _is_purged(self, held: Held | None) -> bool:
+        return held is not None and self.promises[held.study].is_purged
+
+    def _is_held(self, study: str, node: int, sample: int) -> bool:
+        claims = [held for claims in self.held.values() for held in claims.values()]
+        return any(h.study == study and h.node == node and h.lo <= sample < h.hi for h in claims)
+
+    def _running(self, study: str, step: int | None = None) -> int:
+        promise = self.promises[study]
+        return sum(
+            held.hi - held.lo
+            for claims in self.held.values()
+            for held in claims.values()
+            if held.study == study and (step is None or promise.plan.nodes[held.node].step == step)
+        )
+
+    def _has_todo(self) -> bool:
+        return bool(self.client.exists(self.keys.named("todo")))
+
+    def _counts(self, study: str, step: int) -> dict[str, int]:
+        raw = self.client.hgetall(self.keys.step(study, step))
+        states = ("ready", "running", "retrying", "finished", "failed", "dead", "skipped", "cancelled")
+        return {state: int(raw.get(state.encode(), 0)) for state in states}
