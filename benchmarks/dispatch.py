@@ -23,7 +23,8 @@ from redis.commands.core import AsyncScript
 
 from benchmarks.figures import Size, main_of, median
 from benchmarks.stage import Stage, stage
-from mrun.engine.records import ClaimAnswer, ClaimRequest, OutcomeRun, Settlement, WorkerFacts
+from mrun.engine.records import ClaimAnswer, ClaimRequest, OutcomeRun, Room, Settlement, WorkerFacts
+from mrun.engine.resources import Inventory
 from mrun.engine.store.store import Store
 
 #: Claims, or entries, in one call.
@@ -114,7 +115,8 @@ class Client:
 
     def __init__(self, store: Store, name: str, queue: str) -> None:
         self._store, self._name = store, name
-        self._request = ClaimRequest(CALL_MOST, (queue,))
+        room = Inventory(CALL_MOST, CALL_MOST).amounts
+        self._request = ClaimRequest(CALL_MOST, (queue,), room=Room(room, room, False))
         self._facts = WorkerFacts("benchmark", 1, (queue,), CALL_MOST)
 
     async def enter(self) -> None:

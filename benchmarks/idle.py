@@ -20,6 +20,7 @@ import anyio
 from benchmarks.figures import Size, main_of
 from benchmarks.stage import Stage, stage
 from mrun.engine.records import ClaimRequest, WorkerFacts
+from mrun.engine.resources import Inventory
 from mrun.engine.store.bells import Bells
 from mrun.engine.store.keys import Keys
 from mrun.engine.store.seal import Seal
@@ -43,7 +44,7 @@ async def _idle_worker(on: Stage, name: str) -> None:
     bells = Bells(await on.connect(is_blocking=True), NAMESPACE, (QUEUE,), name)
     facts = WorkerFacts("benchmark", 1, (QUEUE,), SLOTS)
     studies = Studies(store, Seal(bytes(32)), name, "benchmark")
-    options = WorkerOptions((QUEUE,), SLOTS)
+    options = WorkerOptions((QUEUE,), Inventory(SLOTS, SLOTS))
     desk = Desk(name, facts, options)
     pulse = Pulse(desk, store, studies)
     await pulse.beat()

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import click
@@ -21,6 +21,9 @@ from mrun.engine.store.durability import FlushNeeds, flush_needs
 from mrun.engine.store.seal import Seal, load_seal
 from mrun.engine.store.store import Store
 from mrun.engine.store.views import Views
+
+#: What was said to a command that has many options.
+Said = TypeVar("Said")
 
 #: How long a command, other than a worker, tries to reach a server that is away.
 COMMAND_PATIENCE_S = 2.0
@@ -100,6 +103,23 @@ def takes_invocation(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(Invocation(ctx.ensure_object(Words)), *arguments, **named)
 
     return command
+
+
+def takes_said(kind: Callable[..., Said]) -> Callable[[Callable[[Invocation, Said], Any]], Callable[..., Any]]:
+    """Give a command its `Invocation`, and all its arguments and options in one struct, whose fields have their names.
+
+    For commands with more of them than a function should have parameters.
+    """
+
+    def decorate(function: Callable[[Invocation, Said], Any]) -> Callable[..., Any]:
+        @takes_invocation
+        @functools.wraps(function)
+        def command(invocation: Invocation, /, **named: Any) -> Any:
+            return function(invocation, kind(**named))
+
+        return command
+
+    return decorate
 
 
 def current_dir() -> str:

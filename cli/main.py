@@ -21,6 +21,7 @@ COMMANDS = {
     "submit": "Queue a command as a study, without a YAML.",
     "check": "Tell what is wrong with a spec, or what it would become.",
     "work": "Run samples from queues until told to stop.",
+    "alloc": "Keep batch jobs queued while there is work for them.",
     "status": "Show how far studies are.",
     "logs": "Print what samples printed.",
     "extract": "Write what samples printed into files.",

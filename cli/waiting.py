@@ -11,14 +11,18 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mrun.cli.commands.inspect import stranded_line
 from mrun.cli.invocation import Session
 from mrun.cli.output import Output
 from mrun.cli.shown import STYLES, duration
 from mrun.engine.errors import BrokerAwayError, ExitCode, NotFoundError
+from mrun.engine.store.demands import find_stranded
 from mrun.engine.store.views import StepStatus, StudyStatus
 
 #: Between two looks at the counters.
 LOOK_EVERY_S = 0.25
+#: Between two looks whether there are workers that can run what is ready.
+_LOOK_FOR_STRANDED_EVERY_S = 2.0
 #: Without a terminal, a line so often.
 _LINE_EVERY_S = 10.0
 #: A bar's width: what a narrow terminal can't spare for it, and what looks well on a wide one.
@@ -129,6 +133,29 @@ def _detail(step: StepStatus, *, is_ended: bool) -> Text:
     return Text(", ").join(Text(f"{count:,} {name}", STYLES[name]) for name, count in named if count)
 
 
+class _StrandedTeller:
+    """Says once of each step that it waits for what no worker has."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._told: set[str] = set()
+        self._next_at = 0.0
+
+    async def tell(self, session: Session, statuses: Sequence[StudyStatus]) -> None:
+        """Look now and then, when there is something to run and nothing of it runs."""
+        steps = [step for status in statuses for step in status.steps]
+        is_still = any(step.ready for step in steps) and not any(step.running for step in steps)
+        if not is_still or time.monotonic() < self._next_at:
+            return
+        self._next_at = time.monotonic() + _LOOK_FOR_STRANDED_EVERY_S
+        studies = [status.study for status in statuses]
+        for one in await find_stranded(session.store, await session.views.inspect(), studies):
+            line = stranded_line(one)
+            if line not in self._told:
+                self._told.add(line)
+                self._display.note(line)
+
+
 async def wait_for_end(
     session: Session, studies: Callable[[], Awaitable[list[str]]], display: Display, keeps_on: Callable[[], bool]
 ) -> list[StudyStatus]:
@@ -140,6 +167,7 @@ async def wait_for_end(
         NotFoundError: somebody removed them from the server.
     """
     statuses: list[StudyStatus] = []
+    stranded = _StrandedTeller(display)
     is_away = False
     while True:
         # Asked before the look: the worker that ends a study and goes is not mistaken for one that left it.
@@ -150,6 +178,7 @@ async def wait_for_end(
                 raise NotFoundError("The study was removed from the server (mrun purge).", hint="Queue it again.")
             statuses = [await session.views.status(study) for study in found]
             display.show(statuses)
+            await stranded.tell(session, statuses)
             is_away = False
         except BrokerAwayError as error:
             if not is_away:

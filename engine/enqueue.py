@@ -45,6 +45,7 @@ from mrun.engine.plan.samples import (
 )
 from mrun.engine.plan.variables import variable_values
 from mrun.engine.plan.workers import WorkerOrders, order_workers
+from mrun.engine.resources import Demand, encode_demands
 from mrun.engine.spec.dump import dump_spec
 from mrun.engine.spec.load import load_spec
 from mrun.engine.spec.model import Spec, Text, Tree
@@ -240,14 +241,16 @@ def _last_outputs(plan: Plan) -> Iterator[str]:
 
 async def _study_facts(store: Store, study: str, plan: Plan, order: Order) -> list[str | int | bytes]:
     steps = step_facts(plan)
-    walltimes = plan.class_walltimes_s()
+    walltimes, demands = plan.class_walltimes_s(), plan.class_demands()
     root = await store.call("HGET", store.keys.study(order.parent_study), "root") if order.parent_study else None
     return [
         *("name", plan.name, "workspace", plan.workspace, "spec_path", plan.spec_path, "user", getpass.getuser()),
         *("root", root or study, "priority", order.priority, "nodes_left", len(plan.nodes), "step_count", len(steps)),
         *(("after", order.after) if order.after else ()),
         *("steps", msgspec.json.encode(steps), "class_count", len(walltimes)),
-        *("walltimes", msgspec.json.encode(walltimes)),
+        *("walltimes", msgspec.json.encode(walltimes), "class_steps", msgspec.json.encode(plan.class_steps())),
+        # What most studies need is not said: claims would read it again and again.
+        *(("demands", encode_demands(demands)) if any(one != Demand() for one in demands) else ()),
         *("queues", ",".join(_queue_names(plan)), "edition", plan.samples.edition if plan.samples else 0),
     ]
 

@@ -6,6 +6,8 @@ import enum
 
 import msgspec
 
+from mrun.engine.resources import CPUS, SLOTS
+
 #: Values of `resume` of a task: its samples begin anew; the last execution ended with RESTART, or was interrupted, so
 #: that `restart` is run instead of `cmd`; a worker left them behind, and the files of each tell whether it was started.
 BEGINS, RESUMES, MAY_HAVE_STARTED = 0, 1, 2
@@ -24,6 +26,10 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
     resume: int
     #: How many times samples had been added to the study: a worker's plan of it must be of this edition, or later.
     edition: int = 0
+    #: What a sample of its node takes, as was measured; 0: nothing was.
+    pace_ms: float = 0
+    #: What it takes of the worker while it runs; nothing, if the request did not tell what there is.
+    takes: dict[str, int] = {}
 
     @property
     def text(self) -> str:
@@ -78,9 +84,38 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True):
     reasons: tuple[tuple[int, str], ...] = ()
 
 
+class Kept(msgspec.Struct, frozen=True, array_like=True):
+    """Room that is kept for a class, and what others of its priority or less may take meanwhile.
+
+    Of `spare` they may take as they like, and of what else is free if they end within `window_ms`.
+    """
+
+    queue: str
+    #: `<study>:<class>`.
+    stream: str
+    spare: dict[str, int]
+    window_ms: int
+
+
+class Room(msgspec.Struct, frozen=True, array_like=True):
+    """Amounts of resources that a worker has, and that are free."""
+
+    free: dict[str, int]
+    total: dict[str, int]
+    #: What needs more CPUs than there are is passed over. Otherwise it takes them all.
+    is_strict: bool
+    kept: Kept | None = None
+
+    @property
+    def can_start(self) -> bool:
+        """Whether there is a slot, and a CPU for it."""
+        return self.free.get(SLOTS, 0) > 0 and self.free.get(CPUS, 0) > 0
+
+
 class ClaimRequest(msgspec.Struct, frozen=True, array_like=True):
     """What a worker wants to claim."""
 
+    #: Claims that it can run, where `room` does not say more.
     free_slots: int
     queues: tuple[str, ...]
     unwanted_studies: tuple[str, ...] = ()
@@ -88,10 +123,20 @@ class ClaimRequest(msgspec.Struct, frozen=True, array_like=True):
     root_study: str = ""
     #: Until the worker's allocation ends; -1: never.
     time_left_ms: int = -1
+    #: None: `free_slots` is all that counts.
+    room: Room | None = None
+
+
+class Waiting(msgspec.Struct, frozen=True, array_like=True):
+    """A class whose turn has come, and that did not fit into what is free."""
+
+    queue: str
+    stream: str
+    needs: dict[str, int]
 
 
 class ClaimAnswer(msgspec.Struct, frozen=True, array_like=True):
-    """What a worker got."""
+    """What a worker got, and what of its queues was passed over for want of room."""
 
     status: str
     claims: tuple[Claim, ...]
@@ -99,6 +144,12 @@ class ClaimAnswer(msgspec.Struct, frozen=True, array_like=True):
     due_ms: int
     #: Nobody sweeps the server: who beats next does.
     is_untended: int
+    #: The first in turn, or none.
+    waiting: tuple[Waiting, ...] = ()
+    #: Streams whose classes this worker can never run.
+    unfit: tuple[str, ...] = ()
+    #: Something would have fitted, but for the room that is kept.
+    is_kept: int = 0
 
 
 class SettleAnswer(msgspec.Struct, frozen=True, array_like=True):
@@ -122,6 +173,9 @@ class WorkerFacts(msgspec.Struct, frozen=True):
     version: str = ""
     #: What the spec calls it; empty: nothing.
     name: str = ""
+    #: As `--resources` is written; and whether its CPUs were told, or only found.
+    resources: str = "cpus=1"
+    has_told_cpus: bool = False
 
 
 class BeatAnswer(msgspec.Struct, frozen=True, array_like=True):

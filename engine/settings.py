@@ -21,6 +21,7 @@ import msgspec
 
 from mrun.engine.errors import MrunError, SettingsError, UsageError
 from mrun.engine.nearest import nearest_hint
+from mrun.engine.resources import read_resources
 
 #: The file of settings, in the current directory and in the user's configuration directory.
 SETTINGS_FILE = "mrun.toml"
@@ -70,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True):
     namespace: str = "mrun"
     lease_s: float = DEFAULT_LEASE_S
     slots: int | None = None
+    #: What workers have, as `--resources` is written; None: what they find.
+    resources: str | None = None
     #: strict: what a command queued, and what ended a node, is on the server's disk before it counts as done.
     durability: Literal["everysec", "strict"] = "everysec"
     password_file: Path | None = None
@@ -289,6 +292,15 @@ def _slots(name: str, found: _Found) -> int:
     return value
 
 
+def _resources(name: str, found: _Found) -> str:
+    value = _text(name, found)
+    try:
+        read_resources(value)
+    except ValueError as error:
+        raise _wrong(name, found, f"written like cpus=32,gpus=4,licenses/foo=2; {error}") from None
+    return value
+
+
 def _durability(name: str, found: _Found) -> str:
     value = _text(name, found)
     if value not in ("everysec", "strict"):
@@ -399,6 +411,7 @@ _PARSERS: dict[str, Callable[[str, _Found], Any]] = {
     "namespace": _namespace,
     "lease_s": _lease,
     "slots": _slots,
+    "resources": _resources,
     "durability": _durability,
     "password_file": _password_file,
 }

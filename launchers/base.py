@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import msgspec
 
+from mrun.engine.errors import LauncherError
 from mrun.launchers.resources import Needs, Prefix
 from mrun.launchers.schedulers import End, Output, Scheduler, end_by_code
 
@@ -45,6 +46,17 @@ class Allocation(msgspec.Struct, frozen=True):
     ends_at_s: float | None = None
 
 
+class WorkerAllocation(msgspec.Struct, frozen=True):
+    """An allocation to be made for workers, one on each node. Empty texts say nothing."""
+
+    nodes: int = 1
+    bank: str = ""
+    queue: str = ""
+    qos: str = ""
+    reservation: str = ""
+    walltime_s: float | None = None
+
+
 class Launcher(abc.ABC):
     """How commands are started on one kind of machine.
 
@@ -60,6 +72,12 @@ class Launcher(abc.ABC):
     stop_signals: ClassVar[tuple[int, ...]] = (signal.SIGTERM,)
     #: Who takes whole scripts as jobs; None: there is nobody.
     scheduler: Scheduler | None = None
+    #: The workers of a spec with this type are started by `worker_command`. False: on this machine, because a worker
+    #: that it had started could not start scripts by it.
+    launches_workers: ClassVar[bool] = False
+    #: The words of `worker_command` write to the stdin of every worker what they read themselves. By that, workers hear
+    #: when they are to stop, and when the words have ended. False: the words are sent signals.
+    broadcasts_stdin: ClassVar[bool] = False
 
     @abc.abstractmethod
     def detect(self, environment: Mapping[str, str]) -> Allocation | None:
@@ -109,13 +127,38 @@ class Launcher(abc.ABC):
         """Seconds until the allocation ends; None: it does not, or the answer can't be read."""
         return None
 
+    def script_variables(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """What scripts find of a worker's environment: all but what was set for the worker's own process alone."""
+        return dict(environment)
+
+    def worker_nodes(self, allocation: Allocation) -> int:
+        """How many nodes of an allocation can have a worker; 0: the environment does not tell."""
+        return len(allocation.nodes)
+
     def worker_command(self, worker: tuple[str, ...], nodes: int) -> tuple[str, ...]:
-        """The words that start a worker on each node of an allocation, and leave its cores to the steps.
+        """The words that start a worker on each of so many nodes, and leave the cores to the workers' scripts.
+
+        They run until all workers have ended, with the highest of their exit codes, and pass on what workers write.
+        If they are killed, so are the workers.
+
+        Args:
+            nodes: of the allocation in which the words are run; 0: all that it has.
 
         Raises:
-            LauncherError: this kind of machine has one node.
+            LauncherError: this kind of machine has one node, or the number has to be told.
         """
-        return worker
+        raise LauncherError(f"The launcher '{self.name}' starts no workers on other nodes.", hint="Leave --nodes out.")
+
+    def allocate_command(self, wanted: WorkerAllocation) -> tuple[str, ...]:
+        """The words that stand before those of a worker, get an allocation, and start one on each node of it.
+
+        Raises:
+            LauncherError: this kind of machine has no such words.
+        """
+        raise LauncherError(
+            f"There is no allocation of '{self.name}' here in which workers could be started.",
+            hint="Run the command in a batch script, or with --nodes here to start workers on this machine.",
+        )
 
 
 def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What is asked of a scheduler about jobs, and awaited: submit one, look at many, cancel them."""
+"""What is asked of a scheduler about jobs, and awaited: submit one, find it, look at many, cancel them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,14 @@ class JobDesk:
             LauncherAwayError: it may have been submitted all the same: look for its name before trying again.
             LauncherError: refused, with all that the scheduler said.
         """
-        environment = {**self._environment, **(variables or {})}
+        environment = self._scheduler.job_environment({**self._environment, **(variables or {})})
         words = self._scheduler.submit_command(job)
         return self._scheduler.read_submitted(await call(words, environment, timeout_s=self._timeout_s))
+
+    async def find(self, name: str) -> str:
+        """The id of the newest job of that name; empty if the scheduler knows none. Raises as `look`."""
+        answer = await call(self._scheduler.find_command(name), self._environment, timeout_s=self._timeout_s)
+        return (self._scheduler.read_found(answer, name) or [""])[-1]
 
     async def look(self, jobs: Sequence[str]) -> dict[str, JobStatus]:
         """The status of each of these jobs; UNKNOWN for those that nobody remembers.

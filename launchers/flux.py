@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from mrun.engine.errors import LauncherError
-from mrun.launchers.base import ONE_CORE, Allocation, Launcher, visible_gpus
+from mrun.launchers.base import ONE_CORE, Allocation, Launcher, WorkerAllocation, visible_gpus
 from mrun.launchers.flux_jobs import EXCEPTIONS, FluxScheduler
 from mrun.launchers.resources import Needs, Prefix, Resources, flag
 from mrun.launchers.schedulers import End, EndKind, Output, end_by_code
@@ -46,6 +46,8 @@ class FluxLauncher(Launcher):
     name: ClassVar[str] = "flux"
     prefix = PREFIX
     scheduler = FluxScheduler()
+    launches_workers: ClassVar[bool] = True
+    broadcasts_stdin: ClassVar[bool] = True
     #: Twice cancels the job, also one that waits: TERM would leave that in the queue, and its client with it.
     stop_signals: ClassVar[tuple[int, ...]] = (signal.SIGINT, signal.SIGINT)
 
@@ -91,5 +93,14 @@ class FluxLauncher(Launcher):
 
     def worker_command(self, worker: tuple[str, ...], nodes: int) -> tuple[str, ...]:
         """`flux exec` asks no scheduler: a worker that were a job would hold the cores that its steps wait for."""
-        ranks = ("-r", "0") if nodes == 1 else ("-r", f"0-{nodes - 1}")
+        ranks = {0: (), 1: ("-r", "0")}.get(nodes, ("-r", f"0-{nodes - 1}"))
         return ("flux", "exec", *ranks, *worker)
+
+    def allocate_command(self, wanted: WorkerAllocation) -> tuple[str, ...]:
+        """An instance of its own, in which `flux exec` starts the workers."""
+        return (
+            *("flux", "alloc", f"--nodes={wanted.nodes}", "--exclusive"),
+            *((f"--bank={wanted.bank}",) if wanted.bank else ()),
+            *((f"--queue={wanted.queue}",) if wanted.queue else ()),
+            *((f"--time-limit={float(wanted.walltime_s)}s",) if wanted.walltime_s else ()),
+        )

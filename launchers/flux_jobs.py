@@ -7,7 +7,7 @@ A call of these costs a tenth of a second, for one job or many.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -59,6 +59,8 @@ class _FluxJobs(Query):
 class FluxScheduler:
     """Jobs by `flux batch`."""
 
+    title, text_key = "Flux", "flux"
+    held: tuple[str, ...] = ("--urgency=0",)
     queries: tuple[Query, ...] = (_FluxJobs(),)
 
     def submit_command(self, job: Job) -> tuple[str, ...]:
@@ -71,7 +73,8 @@ class FluxScheduler:
             "cwd": job.directory,
             "output": job.out_path,
             "error": job.err_path,
-            "nodes": str(needs.nodes if needs.nodes > 1 else ""),
+            # Whole nodes are only given by their number.
+            "nodes": str(needs.nodes if needs.nodes > 1 or needs.is_exclusive else ""),
             "nslots": str(needs.procs),
             "cores-per-slot": str(needs.cores_per_task),
             "gpus-per-slot": str(-(-needs.gpus // needs.procs) or ""),
@@ -81,7 +84,11 @@ class FluxScheduler:
         }
         given = (f"--{name}={value}" for name, value in options.items() if value)
         exclusive = ("--exclusive",) if needs.is_exclusive else ()
-        return ("flux", "batch", *given, *exclusive, *job.extra, job.script_path)
+        return ("flux", "batch", *given, *exclusive, *job.extra, job.script_path, *job.arguments)
+
+    def job_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Flux sets anew what tells of an instance."""
+        return dict(environment)
 
     def read_submitted(self, output: Output) -> str:
         """The id in decimals, however the locale lets Flux write it. A job that can't be satisfied has one, too."""
@@ -89,6 +96,16 @@ class FluxScheduler:
         if output.code != 0 or found is None:
             raise refusal("flux batch", output, _PASSING)
         return found[2] or str(decimal(found[1]))
+
+    def find_command(self, name: str) -> tuple[str, ...]:
+        """Also those that have ended."""
+        return ("flux", "jobs", "--no-header", "-a", f"--name={name}", "--format={id.dec}")
+
+    def read_found(self, output: Output, name: str) -> list[str]:
+        """Ids grow with the time of submission."""
+        if output.code != 0:
+            raise refusal("flux jobs", output, _PASSING)
+        return sorted(output.out.split(), key=int)
 
     def cancel_command(self, jobs: Sequence[str]) -> tuple[str, ...]:
         """Never by a signal to the client: it is not passed on to jobs that wait."""

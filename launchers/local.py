@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from mrun.engine.errors import LauncherError
 from mrun.launchers.base import ONE_CORE, Allocation, Launcher
 from mrun.launchers.resources import Needs, Prefix, Resources
 
@@ -32,9 +31,3 @@ class LocalLauncher(Launcher):
     def command(self, script_path: str, needs: Needs = ONE_CORE) -> tuple[str, ...]:
         """Only the script: what it needs is counted by the worker."""
         return (script_path,)
-
-    def worker_command(self, worker: tuple[str, ...], nodes: int) -> tuple[str, ...]:
-        """The worker itself, on one node."""
-        if nodes > 1:
-            raise LauncherError(f"Without a scheduler there is one node, and not {nodes}.", hint="Set batch.type.")
-        return worker

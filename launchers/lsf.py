@@ -88,8 +88,13 @@ class LsfLauncher(Launcher):
         found = _TIME_LEFT.match(output.out.strip()) if output.code == 0 else None
         return 3600.0 * int(found[1]) + 60 * int(found[2]) if found else None
 
+    def worker_nodes(self, allocation: Allocation) -> int:
+        """All but the first, where the batch script runs."""
+        return max(1, len(allocation.nodes) - 1) if allocation.nodes else 0
+
     def worker_command(self, worker: tuple[str, ...], nodes: int) -> tuple[str, ...]:
-        """A resource set for each node, with all of it."""
+        """A resource set for each node, with all of it. A worker in one can't start another jsrun."""
+        _check_told(nodes)
         one = ("--rs_per_host", "1", "--tasks_per_rs", "1", "--cpu_per_rs", "ALL_CPUS", "--gpu_per_rs", "ALL_GPUS")
         return ("jsrun", "--nrs", str(nodes), *one, "--bind", "none", *worker)
 
@@ -109,4 +114,10 @@ class LsfSrunLauncher(LsfLauncher):
 
     def worker_command(self, worker: tuple[str, ...], nodes: int) -> tuple[str, ...]:
         """One task a node."""
+        _check_told(nodes)
         return ("srun", f"--nodes={nodes}", f"--ntasks={nodes}", *worker)
+
+
+def _check_told(nodes: int) -> None:
+    if not nodes:
+        raise LauncherError("LSF does not tell how many nodes the job has.", hint="Give --nodes a number.")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -30,7 +31,7 @@ _REASONS = {
     "TERM_FORCE_OWNER": EndKind.CANCELLED,
     "TERM_ADMIN": EndKind.CANCELLED,
     "TERM_FORCE_ADMIN": EndKind.CANCELLED,
-    "TERM_PREEMPT": EndKind.CANCELLED,
+    "TERM_PREEMPT": EndKind.PREEMPTED,
     "TERM_REMOVE_HUNG_JOB": EndKind.NODE_FAILED,
     "TERM_ZOMBIE": EndKind.NODE_FAILED,
 }
@@ -39,7 +40,7 @@ _PASSING = (
     *("lsf is down", "mbatchd is not responding", "batch daemon not responding", "cannot connect", "timed out"),
     *("pending job threshold reached", "batch system concurrent query limit exceeded", "please wait"),
 )
-_GONE = re.compile(r"is not found|already finished|no matching job found", re.IGNORECASE)
+_GONE = re.compile(r"is not found|already finished|no (matching )?job found", re.IGNORECASE)
 _COLUMNS = ("jobid", "stat", "exit_code", "exit_reason", "pend_reason")
 
 log = structlog.get_logger()
@@ -62,6 +63,8 @@ class _Bjobs(Query):
 class LsfScheduler:
     """Jobs by `bsub`."""
 
+    title, text_key = "LSF", "lsf"
+    held: tuple[str, ...] = ("-H",)
     queries: tuple[Query, ...] = (_Bjobs(),)
 
     def submit_command(self, job: Job) -> tuple[str, ...]:
@@ -79,7 +82,13 @@ class LsfScheduler:
             "-U": job.reservation,
         }
         given = [word for name, value in options.items() if value for word in (name, value)]
-        return ("bsub", "-rn", *given, *(("-x",) if needs.is_exclusive else ()), *job.extra, job.script_path)
+        # LSF gives the words to a shell.
+        command = shlex.join((job.script_path, *job.arguments))
+        return ("bsub", "-rn", *given, *(("-x",) if needs.is_exclusive else ()), *job.extra, command)
+
+    def job_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """LSF sets anew what tells of an allocation."""
+        return dict(environment)
 
     def read_submitted(self, output: Output) -> str:
         """`Job <12> is submitted to queue <batch>.`"""
@@ -87,6 +96,17 @@ class LsfScheduler:
         if output.code != 0 or found is None:
             raise refusal("bsub", output, _PASSING)
         return found[1]
+
+    def find_command(self, name: str) -> tuple[str, ...]:
+        """By bjobs."""
+        return ("bjobs", "-a", "-noheader", "-J", name, "-o", "jobid")
+
+    def read_found(self, output: Output, name: str) -> list[str]:
+        """Ids grow, until after a million jobs they begin anew."""
+        complaints = [line for line in output.err.splitlines() if line.strip() and not _GONE.search(line)]
+        if output.code != 0 and complaints:
+            raise refusal("bjobs", output, _PASSING)
+        return sorted(output.out.split(), key=int)
 
     def cancel_command(self, jobs: Sequence[str]) -> tuple[str, ...]:
         """By bkill."""

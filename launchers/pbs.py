@@ -60,4 +60,6 @@ class PbsLauncher(Launcher):
 
     def worker_command(self, worker: tuple[str, ...], nodes: int) -> tuple[str, ...]:
         """One process a node, in the words of MPICH and its kin; a site with another MPI sets worker_launch."""
+        if not nodes:
+            raise LauncherError("PBS does not tell how many nodes the job has.", hint="Give --nodes a number.")
         return ("mpiexec", "-n", str(nodes), "-ppn", "1", *worker)

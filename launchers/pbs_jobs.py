@@ -6,9 +6,10 @@ https://help.altair.com/2022.1.0/PBS%20Professional/PBSReferenceGuide2022.1.pdf.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import structlog
@@ -72,6 +73,8 @@ class _Qstat(Query):
 class PbsScheduler:
     """Jobs by `qsub`."""
 
+    title, text_key = "PBS", "pbs"
+    held: tuple[str, ...] = ("-h",)
     queries: tuple[Query, ...] = (_Qstat(),)
 
     def submit_command(self, job: Job) -> tuple[str, ...]:
@@ -80,7 +83,7 @@ class PbsScheduler:
         tasks = -(-needs.procs // needs.nodes)
         chunk = f"select={needs.nodes}:ncpus={tasks * needs.cores_per_task}:mpiprocs={tasks}"
         options = {
-            "-N": f"m{_NOT_IN_NAMES.sub('_', job.name)}"[:_NAME_LENGTH],
+            "-N": _short(job.name),
             "-o": job.out_path,
             "-e": job.err_path,
             "-l": chunk + (f":ngpus={-(-needs.gpus // needs.nodes)}" if needs.gpus else ""),
@@ -90,8 +93,12 @@ class PbsScheduler:
         given = [word for name, value in options.items() if value for word in (name, value)]
         given += ["-l", f"walltime={clock(needs.walltime_s)}"] if needs.walltime_s else []
         given += ["-l", "place=excl"] if needs.is_exclusive else []
-        go = ("--", "/bin/sh", "-c", 'cd "$0" && exec "$1"', job.directory, job.script_path)
+        go = ("--", "/bin/sh", "-c", 'cd "$0" && exec "$@"', job.directory, job.script_path, *job.arguments)
         return ("qsub", "-V", "-r", "n", *given, *job.extra, *go)
+
+    def job_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """PBS sets anew what tells of an allocation."""
+        return dict(environment)
 
     def read_submitted(self, output: Output) -> str:
         """`12.server`."""
@@ -99,6 +106,16 @@ class PbsScheduler:
         if output.code != 0 or found is None:
             raise refusal("qsub", output, _PASSING)
         return found[1]
+
+    def find_command(self, name: str) -> tuple[str, ...]:
+        """By qselect, which prints ids."""
+        return ("qselect", "-x", "-N", _short(name))
+
+    def read_found(self, output: Output, name: str) -> list[str]:
+        """Ids grow."""
+        if output.code != 0:
+            raise refusal("qselect", output, _PASSING)
+        return sorted(output.out.split(), key=lambda job: int(job.partition(".")[0]))
 
     def cancel_command(self, jobs: Sequence[str]) -> tuple[str, ...]:
         """By qdel."""
@@ -109,6 +126,14 @@ class PbsScheduler:
         complaints = [line for line in output.err.splitlines() if line.strip() and not _GONE.search(line)]
         if output.code != 0 and complaints:
             raise refusal("qdel", output, _PASSING)
+
+
+def _short(name: str) -> str:
+    """A name that PBS takes. One that is too long ends with a digest: it is still nobody else's."""
+    allowed = f"m{_NOT_IN_NAMES.sub('_', name)}"
+    if len(allowed) <= _NAME_LENGTH:
+        return allowed
+    return "m" + hashlib.sha256(name.encode()).hexdigest()[: _NAME_LENGTH - 1]
 
 
 def read_jobs(output: Output) -> dict[str, PbsJob]:

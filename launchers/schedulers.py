@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -43,7 +43,9 @@ class EndKind(enum.Enum):
     TIMED_OUT = "timed_out"
     #: A node of it died, or was taken away. It is not the script's fault.
     NODE_FAILED = "node_failed"
-    #: A user, an administrator, or a job of higher rank.
+    #: A job of higher rank took its place. It is nobody's fault.
+    PREEMPTED = "preempted"
+    #: A user, or an administrator.
     CANCELLED = "cancelled"
     #: It was never started: what it asks for can't be given. `why` has the scheduler's words.
     REFUSED = "refused"
@@ -68,8 +70,9 @@ class Job(msgspec.Struct, frozen=True):
         directory: its working directory, absolute.
         out_path, err_path: the scheduler makes them when the job begins (LSF and PBS: when it has ended). All but
             Flux append to what is there.
-        name: for people who look at the queue.
-        extra: words of the user's for this scheduler, at the end.
+        name: for people who look at the queue, and for whoever has lost the id of a job.
+        extra: words of the user's for this scheduler, after all others.
+        arguments: of the script.
     """
 
     script_path: str
@@ -83,6 +86,7 @@ class Job(msgspec.Struct, frozen=True):
     qos: str = ""
     reservation: str = ""
     extra: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
 
 
 class JobStatus(msgspec.Struct, frozen=True):
@@ -117,11 +121,19 @@ class Scheduler(Protocol):
     started a second time by the scheduler: after a node failed it is mrun that decides.
     """
 
+    #: What people call it; and the key of a step's extra words for whoever submits.
+    title: str
+    text_key: str
+    #: Words for `Job.extra` with which a job waits until somebody releases it.
+    held: tuple[str, ...]
     #: Asked one after another: each only for the jobs that those before it did not know.
     queries: tuple[Query, ...]
 
     def submit_command(self, job: Job) -> tuple[str, ...]:
         """The words that submit a job. The environment of the call becomes the job's."""
+
+    def job_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The environment for that call, without what tells of the allocation that the caller may be in."""
 
     def read_submitted(self, output: Output) -> str:
         """The id of the job that was submitted.
@@ -129,6 +141,16 @@ class Scheduler(Protocol):
         Raises:
             LauncherAwayError: not now: the scheduler does not answer, or the user has as many jobs as allowed.
             LauncherError: refused; the message has all that the scheduler said.
+        """
+
+    def find_command(self, name: str) -> tuple[str, ...]:
+        """The words that ask for the user's jobs of that name, also for those that have ended."""
+
+    def read_found(self, output: Output, name: str) -> list[str]:
+        """The ids of the jobs of that name, as far as they are remembered, the newest last.
+
+        Raises:
+            LauncherAwayError, LauncherError: as for `Query.read`.
         """
 
     def cancel_command(self, jobs: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from mrun.engine.errors import LauncherError
-from mrun.launchers.base import ONE_CORE, Allocation, Launcher, visible_gpus, whole
+from mrun.launchers.base import ONE_CORE, Allocation, Launcher, WorkerAllocation, visible_gpus, whole
 from mrun.launchers.lists import expand_counts, expand_hosts
 from mrun.launchers.resources import Needs, Prefix, Resources, clock, flag
 from mrun.launchers.schedulers import End, EndKind, Output, end_by_code
@@ -23,6 +23,14 @@ _VERSION = re.compile(r"\b(\d+)\.(\d+)")
 #: `1-02:03:04`, `02:03:04`, `03:04`: squeue's time left.
 _TIME_LEFT = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
 
+#: `sbatch --export=NONE` asks every srun of the job to leave out the environment, and with it what mrun tells in it.
+_ENVIRONMENT = ("--export=ALL",)
+#: What srun sets for a step, and another srun in that step takes for options.
+_OF_STEP = re.compile(
+    r"SLURM_(CPU_BIND|MEM_BIND|GPU_BIND)(_\w+)?|SLURM_(NTASKS|NPROCS|NTASKS_PER_NODE|DISTRIBUTION|OVERLAP)"
+    r"|SLURM_STEP_?\w+|SLURM_(PROCID|LOCALID|TASK_PID|GTIDS)"
+)
+
 #: What srun writes when a node of a step is gone. In a job that was started with --no-kill its exit code is 0 then.
 _NODE_GONE = re.compile(r"^srun: error: Node failure on \S+$", re.MULTILINE)
 #: What srun and its daemons write on stderr when something else than the script ended a step; the first found counts.
@@ -30,7 +38,11 @@ _ENDS = (
     (re.compile(r"DUE TO NODE FAILURE", re.IGNORECASE), EndKind.NODE_FAILED),
     (re.compile(r"DUE TO TIME LIMIT", re.IGNORECASE), EndKind.TIMED_OUT),
     (re.compile(r"\*\*\* STEP \S+ ON \S+ CANCELLED AT \S+ \*\*\*"), EndKind.CANCELLED),
-    (re.compile(r"error: Unable to (create step|allocate resources)[^\n]*"), EndKind.REFUSED),
+    (
+        re.compile(r"error: (?:Unable to (?:create step|allocate resources)|Job submit/allocate failed)[^\n]*"),
+        EndKind.REFUSED,
+    ),
+    (re.compile(r"^s(?:run|alloc): fatal: [^\n]*", re.MULTILINE), EndKind.REFUSED),
 )
 
 
@@ -61,6 +73,8 @@ class SlurmLauncher(Launcher):
     name: ClassVar[str] = "slurm"
     prefix = PREFIX
     scheduler = SlurmScheduler()
+    launches_workers: ClassVar[bool] = True
+    broadcasts_stdin: ClassVar[bool] = True
 
     def __init__(self, version: tuple[int, int] = _EXACT_SINCE) -> None:
         self._version = version
@@ -94,7 +108,7 @@ class SlurmLauncher(Launcher):
                 hint="Let the script run inside the worker's allocation, and start its processes with $(LAUNCHER).",
             )
         return (
-            *("srun", "--quiet", "--nodes=1", "--ntasks=1", f"--cpus-per-task={needs.cores}"),
+            *("srun", "--quiet", *_ENVIRONMENT, "--nodes=1", "--ntasks=1", f"--cpus-per-task={needs.cores}"),
             *((f"--gpus={needs.gpus}",) if needs.gpus else ()),
             *(("--exact",) if self._version >= _EXACT_SINCE else ("--exclusive",)),
             script_path,
@@ -146,15 +160,28 @@ class SlurmLauncher(Launcher):
         days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
         return float(86_400 * days + 3600 * hours + 60 * minutes + seconds)
 
+    def script_variables(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Without what srun has set for the worker, and would read again for `$(LAUNCHER)`: no binding to cores, …"""
+        if "SLURM_STEP_ID" not in environment:
+            return dict(environment)
+        return {name: value for name, value in environment.items() if not _OF_STEP.fullmatch(name)}
+
     def worker_command(self, worker: tuple[str, ...], nodes: int) -> tuple[str, ...]:
-        """One task a node, that shares all cores with the steps (--overlap), and is bound to none."""
+        """One task a node, that shares all cores, GPUs and memory with the steps, and is bound to no core."""
+        if not nodes:
+            raise LauncherError("Slurm does not tell how many nodes the allocation has.", hint="Give --nodes a number.")
         share = ("--overlap",) if self._version >= _EXACT_SINCE else ()
+        counts = (f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1")
+        return ("srun", *counts, *share, "--mem=0", "--cpu-bind=none", *_ENVIRONMENT, *worker)
+
+    def allocate_command(self, wanted: WorkerAllocation) -> tuple[str, ...]:
+        """Of whole nodes, because a worker takes all that is there."""
         return (
-            "srun",
-            f"--nodes={nodes}",
-            f"--ntasks={nodes}",
-            "--ntasks-per-node=1",
-            *share,
-            "--cpu-bind=none",
-            *worker,
+            *("salloc", f"--nodes={wanted.nodes}", "--exclusive", "--mem=0"),
+            *((f"--account={wanted.bank}",) if wanted.bank else ()),
+            *((f"--partition={wanted.queue}",) if wanted.queue else ()),
+            *((f"--qos={wanted.qos}",) if wanted.qos else ()),
+            *((f"--reservation={wanted.reservation}",) if wanted.reservation else ()),
+            *((f"--time={clock(wanted.walltime_s)}",) if wanted.walltime_s else ()),
+            *self.worker_command((), wanted.nodes),
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -27,7 +27,8 @@ STATES: dict[str, tuple[JobState, EndKind | None]] = {
     **dict.fromkeys(("COMPLETED", "FAILED"), (JobState.ENDED, EndKind.EXITED)),
     # Its exit status is 0:125, which is no signal: the kernel's killer used KILL.
     "OUT_OF_MEMORY": (JobState.ENDED, EndKind.SIGNALLED),
-    **dict.fromkeys(("CANCELLED", "PREEMPTED", "REVOKED"), (JobState.ENDED, EndKind.CANCELLED)),
+    **dict.fromkeys(("CANCELLED", "REVOKED"), (JobState.ENDED, EndKind.CANCELLED)),
+    "PREEMPTED": (JobState.ENDED, EndKind.PREEMPTED),
     **dict.fromkeys(("TIMEOUT", "DEADLINE"), (JobState.ENDED, EndKind.TIMED_OUT)),
     **dict.fromkeys(
         ("NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL"), (JobState.ENDED, EndKind.NODE_FAILED)
@@ -37,8 +38,12 @@ STATES: dict[str, tuple[JobState, EndKind | None]] = {
 _PASSING = (
     *("unable to contact slurm controller", "socket timed out", "connection refused", "connection timed out"),
     *("zero bytes were transmitted", "temporarily unable to accept", "resource temporarily unavailable"),
-    *("submit limit", "maxsubmit", "too many", "slurm_persist_conn", "slurmdbd is down"),
+    *("maxsubmit", "grpsubmit", "too many", "slurm_persist_conn", "slurmdbd is down"),
 )
+#: The rule that a job breaks, such as QOSMaxSubmitJobPerUserLimit, which passes, and AssocMaxWallDurationPerJobLimit,
+#: which does not. Slurm's sentence after it is the same for all of them, and is all there is if it names no rule.
+_RULE = re.compile(r"\b\w+Limit\b")
+_BREAKS_A_RULE = "job submit limit"
 #: An answer about jobs of which Slurm knows none.
 _NONE_KNOWN = "invalid job id specified"
 _SEPARATOR = "|"
@@ -102,6 +107,8 @@ class _Sacct(Query):
 class SlurmScheduler:
     """Jobs by `sbatch`."""
 
+    title, text_key = "Slurm", "slurm"
+    held: tuple[str, ...] = ("--hold",)
     queries: tuple[Query, ...] = (_Squeue(), _Sacct())
 
     def submit_command(self, job: Job) -> tuple[str, ...]:
@@ -126,14 +133,30 @@ class SlurmScheduler:
         given = (f"--{name}={value}" for name, value in options.items() if value)
         exclusive = ("--exclusive",) if needs.is_exclusive else ()
         always = ("--parsable", "--no-requeue", "--open-mode=append")
-        return ("sbatch", *always, *given, *exclusive, *job.extra, job.script_path)
+        return ("sbatch", *always, *given, *exclusive, *job.extra, job.script_path, *job.arguments)
+
+    def job_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Only which Slurm it is: `srun` in the job would take the numbers of the caller's allocation for its own."""
+        kept = ("SLURM_CONF",)
+        return {name: value for name, value in environment.items() if name in kept or not name.startswith("SLURM_")}
 
     def read_submitted(self, output: Output) -> str:
         """`12`, or `12;cluster` where there are several clusters. Lines of a site's plugins may come before it."""
         found = re.search(r"^(\d+)(;\S+)?$", output.out, re.MULTILINE)
         if output.code != 0 or found is None:
-            raise refusal("sbatch", output, _PASSING)
+            is_unnamed = _RULE.search(output.err) is None
+            raise refusal("sbatch", output, (*_PASSING, _BREAKS_A_RULE) if is_unnamed else _PASSING)
         return found[1]
+
+    def find_command(self, name: str) -> tuple[str, ...]:
+        """By squeue. Accounting would have to be told since when, and to be there."""
+        return ("squeue", "--noheader", "--me", "--states=all", f"--name={name}", f"--Format=JobID:{_WIDTH}")
+
+    def read_found(self, output: Output, name: str) -> list[str]:
+        """Ids grow."""
+        if output.code != 0:
+            raise refusal("squeue", output, _PASSING)
+        return sorted(output.out.split(), key=int)
 
     def cancel_command(self, jobs: Sequence[str]) -> tuple[str, ...]:
         """--quiet: of jobs that have ended, or are not known, nothing is said."""

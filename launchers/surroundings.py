@@ -20,10 +20,11 @@ log = structlog.get_logger()
 
 
 class Surroundings(msgspec.Struct, frozen=True):
-    """The allocation, None without one; and what scripts in it get in addition."""
+    """The allocation and the launcher that knows it, None without one; and the environment that is the scripts'."""
 
     allocation: Allocation | None = None
-    step_variables: dict[str, str] = {}
+    launcher: Launcher | None = None
+    script_variables: dict[str, str] = {}
 
 
 async def look_around(environment: Mapping[str, str]) -> Surroundings:
@@ -33,14 +34,15 @@ async def look_around(environment: Mapping[str, str]) -> Surroundings:
     """
     found = enclosing(environment)
     if found is None:
-        return Surroundings()
+        return Surroundings(script_variables=dict(environment))
     launcher, allocation = found
     try:
         launcher = await probed(launcher, environment)
     except LauncherError as error:
         log.warning("launcher_version_unknown", launcher=launcher.name, why=error.message)
     allocation = await with_end(launcher, allocation, environment)
-    return Surroundings(allocation, launcher.step_variables(environment))
+    own = launcher.script_variables(environment) | launcher.step_variables(environment)
+    return Surroundings(allocation, launcher, own)
 
 
 async def probed(launcher: Launcher, environment: Mapping[str, str]) -> Launcher:

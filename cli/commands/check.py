@@ -27,7 +27,8 @@ from mrun.cli.shown import counted
 from mrun.engine.enqueue import Checked
 from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.estimate import Estimate, estimate_study, table_at_hand
-from mrun.engine.plan.model import Plan, SampleTable
+from mrun.engine.plan.model import Plan, PlanStep, SampleTable
+from mrun.engine.resources import Demand
 
 _DRAWN: dict[str, Callable[[Graph], Iterator[str]]] = {"text": draw_text, "mermaid": draw_mermaid, "dot": draw_dot}
 
@@ -148,19 +149,29 @@ def _show(output: Output, forecast: Forecast) -> None:
     output.say()
     after = _parents(plan, edges)
     output.table(
-        ("step", "queue", "nodes", "samples", "scripts", "after"),
+        ("step", "queue", "nodes", "samples", "scripts", "a sample takes", "after"),
         [
             (
                 *(step.name, ",".join(step.queues), step.nodes),
                 *(
                     "" if not step.uses_samples else _known(step.samples),
                     _known(step.scripts),
+                    _taken(plan.steps[number]),
                     ", ".join(after[number]),
                 ),
             )
             for number, step in enumerate(estimate.steps)
         ],
     )
+
+
+def _taken(step: PlanStep) -> str:
+    """`cpus=4, gpus=1`; by rows of parameters where they differ."""
+    return " | ".join(one.text for one in _demands(step))
+
+
+def _demands(step: PlanStep) -> list[Demand]:
+    return list(dict.fromkeys(terms.demand for terms in step.other_terms or (step,)))
 
 
 def _made(estimate: Estimate) -> str:
@@ -222,7 +233,10 @@ def _as_json(forecast: Forecast, drawn: list[str], *, has_nodes: bool) -> dict[s
         "is_generated": bool(forecast.samples_path) and forecast.sample_count is None,
         "queues": _queues(estimate),
         **{name: item for name, item in msgspec.to_builtins(estimate).items() if name != "steps"},
-        "steps": estimate.steps,
+        "steps": [
+            {**msgspec.to_builtins(step), "takes": [{**one.amounts, "exclusive": one.is_exclusive} for one in demands]}
+            for step, demands in zip(estimate.steps, map(_demands, plan.steps), strict=True)
+        ],
         "edges": [
             {"parent": plan.steps[edge.parent].name, "child": plan.steps[edge.child].name, "kind": edge.kind}
             for edge in step_graph(plan, estimate).edges

@@ -20,8 +20,13 @@ EXAMPLES = {
     "chain": "steps that follow each other sample by sample, and a diamond",
     "restart": "RETRY, and RESTART from a checkpoint",
     "iterate": "a last step that queues the next iteration",
+    "slurm": "parallel programs on the nodes of a Slurm allocation, with a batch script",
+    "flux": "the same in a Flux instance",
     "epidemic": "all of it: 2,000 simulations, two surrogates and a figure (needs matplotlib)",
 }
+
+#: How those are run that need a scheduler.
+_RUN_BY = {"slurm": "cd {path} && sbatch run.sbatch", "flux": "cd {path} && flux batch run.sh"}
 
 
 @click.command("example")
@@ -34,8 +39,8 @@ EXAMPLES = {
 def command(invocation: Invocation, name: str, path: Path | None) -> None:
     """List the examples, or copy one of them.
 
-    Each is a directory with a README.md and a spec.yaml, whose comments explain it, that runs in seconds. Nothing is
-    ever overwritten.
+    Each is a directory with a README.md and a spec.yaml, whose comments explain it, that runs in seconds: here, or in
+    an allocation of the scheduler whose name it has. Nothing is ever overwritten.
 
     \b
     Examples:
@@ -59,7 +64,7 @@ def command(invocation: Invocation, name: str, path: Path | None) -> None:
     output.data({"example": name, "path": str(target.absolute()), "files": files})
     output.ids([str(target)])
     output.say(f"{name} is in {target}: {', '.join(files)}")
-    output.note(f"run it:  mrun run {target / 'spec.yaml'}")
+    output.note(f"run it:  {_RUN_BY.get(name, 'mrun run {path}/spec.yaml').format(path=target)}")
 
 
 def _source(name: str) -> Path:

@@ -10,6 +10,8 @@ import click
 from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.cli.output import Output
 from mrun.cli.shown import work_line
+from mrun.engine.resources import amounts_text
+from mrun.engine.store.demands import Stranded, find_stranded
 from mrun.engine.store.views import Inspection
 
 
@@ -22,8 +24,9 @@ def command(invocation: Invocation) -> None:
     dead (lost too often); then the Redis stream that holds them: its entries, those pending (delivered to a worker and
     not yet acknowledged), for how long the oldest of them, its consumers; and the workers that listen.
 
-    For each worker: the ranges of samples it has claimed, how long it is believed alive without a sign of life (lease),
-    what is left of that, and whether it is draining (finishing what runs, taking nothing more).
+    For each worker: what it has of CPUs, GPUs and other resources; the ranges of samples it has claimed; how long it is
+    believed alive without a sign of life (lease), what is left of that, and whether it is draining (finishing what
+    runs, taking nothing more).
 
     \b
     Examples:
@@ -31,11 +34,12 @@ def command(invocation: Invocation) -> None:
       $ mrun inspect --json
     """
 
-    async def run() -> Inspection:
+    async def run() -> tuple[Inspection, list[Stranded]]:
         async with invocation.session() as session:
-            return await session.views.inspect()
+            found = await session.views.inspect()
+            return found, await find_stranded(session.store, found)
 
-    found = anyio.run(run)
+    found, stranded = anyio.run(run)
     output = invocation.output
     output.data(found)
     output.ids(row.queue for row in found.queues)
@@ -48,7 +52,7 @@ def command(invocation: Invocation) -> None:
         _show_workers(output, found)
     else:
         output.say("no workers")
-    for note in unheard(found):
+    for note in (*unheard(found), *map(stranded_line, stranded)):
         output.note(note)
 
 
@@ -57,6 +61,13 @@ def unheard(found: Inspection, studies: Collection[str] | None = None) -> list[s
     rows = [row for row in found.queues if studies is None or row.study in studies]
     queues = dict.fromkeys(row.queue for row in rows if row.ready and not row.workers)
     return [f"no worker listens to queue '{queue}': start one with {work_line([queue])}" for queue in queues]
+
+
+def stranded_line(one: Stranded) -> str:
+    """What no worker of a queue has, and how to start one that has it."""
+    steps = ", ".join(f"'{name}'" for name in one.steps)
+    start = f"{work_line([one.queue])} --resources {amounts_text(one.needs, ',')}"
+    return f"no worker on queue '{one.queue}' has what {steps} of {one.study} needs, {amounts_text(one.needs)}: {start}"
 
 
 def _show_queues(output: Output, found: Inspection) -> None:
@@ -75,10 +86,10 @@ def _show_queues(output: Output, found: Inspection) -> None:
 
 def _show_workers(output: Output, found: Inspection) -> None:
     output.table(
-        ("worker", "name", "host", "pid", "queues", "slots", "claims", "lease s", "left s", "draining"),
+        ("worker", "name", "host", "pid", "queues", "slots", "resources", "claims", "lease s", "left s", "draining"),
         [
             (
-                *(one.worker, one.name, one.host, one.pid, ",".join(one.queues), one.slots, one.claims),
+                *(one.worker, one.name, one.host, one.pid, ",".join(one.queues), one.slots, one.resources, one.claims),
                 *(round(one.lease_s), round(one.lease_left_s), "yes" if one.is_draining else ""),
             )
             for one in found.workers

@@ -52,6 +52,7 @@ class Ended(msgspec.Struct, frozen=True):
 @spec_options
 @dry_option
 @click.option("--slots", type=click.IntRange(1, 4096), help="Scripts to run at once. [default: cores]")
+@click.option("--resources", metavar="NAME=N,…", help="What the worker has, as for mrun work. [default: what it finds]")
 @click.option(
     "--lease",
     "lease_s",
@@ -66,6 +67,7 @@ def command(
     output_path: str | None,
     is_dry: bool,
     slots: int | None,
+    resources: str | None,
     lease_s: str | None,
 ) -> None:
     """Queue a study, work on it, and wait for its results.
@@ -84,10 +86,11 @@ def command(
     if is_dry:
         run_dry(invocation, checked)
         return
-    settings = invocation.settings(lease_s=lease_s)
+    settings = invocation.settings(lease_s=lease_s, resources=resources)
     broker = invocation.reach_broker(settings)
     plan = prepare(checked)
     options = [*(["--slots", str(slots)] if slots else []), "--lease", f"{settings.lease_s:g}"]
+    options += ["--resources", resources] if resources else []
     runner = _Runner(invocation, broker, plan, options)
     ended = anyio.run(runner.run, checked, order)
     runner.report(ended)

@@ -5,13 +5,30 @@ from __future__ import annotations
 import os
 
 import click
+import msgspec
 
 from mrun.cli.commands.queue import queue_checked, turn_options
-from mrun.cli.invocation import Invocation, current_dir, takes_invocation
+from mrun.cli.invocation import Invocation, current_dir, takes_said
 from mrun.engine.enqueue import Order
 from mrun.engine.errors import UsageError
 from mrun.engine.plan.array import parse_array
 from mrun.engine.submission import Submission, check_submission, prepare_submission
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """The words of one `mrun submit`."""
+
+    name: str
+    array: str | None
+    samples_file: str | None
+    columns: str | None
+    queue: str
+    priority: int
+    after: str | None
+    walltime: str | None
+    max_fails: str | None
+    output_path: str | None
+    words: tuple[str, ...]
 
 
 # The first word that is no option begins the command: from there on nothing is an option of ours.
@@ -41,21 +58,8 @@ from mrun.engine.submission import Submission, check_submission, prepare_submiss
 )
 @click.option("-o", "--output-path", metavar="DIR", help="Parent of the study's workspace. [default: here]")
 @click.argument("words", metavar="[--] COMMAND…", nargs=-1, type=click.UNPROCESSED)
-@takes_invocation
-def command(
-    invocation: Invocation,
-    name: str,
-    array: str | None,
-    samples_file: str | None,
-    columns: str | None,
-    queue: str,
-    priority: int,
-    after: str | None,
-    walltime: str | None,
-    max_fails: str | None,
-    output_path: str | None,
-    words: tuple[str, ...],
-) -> None:
+@takes_said(Said)
+def command(invocation: Invocation, said: Said) -> None:
     """Queue a command as a study, without a YAML.
 
     Once; or once for each id of --array, which finds it in MRUN_ARRAY_ID, and their number in MRUN_ARRAY_COUNT; or once
@@ -73,30 +77,31 @@ def command(
       $ mrun submit --name fit --samplesfile points.csv --column-labels X,Y -- bash -c 'python3 fit.py "$X" "$Y"'
       $ mrun submit --name plot --after last -- python3 plot.py
     """
-    _check_words(words, array, samples_file, columns)
+    _check(said)
     submission = Submission(
-        name,
-        words,
+        said.name,
+        said.words,
         current_dir(),
-        parse_array(array) if array is not None else None,
-        samples_file,
-        tuple(label.strip() for label in columns.split(",")) if columns is not None else (),
-        queue,
-        walltime,
-        max_fails,
+        parse_array(said.array) if said.array is not None else None,
+        said.samples_file,
+        tuple(label.strip() for label in said.columns.split(",")) if said.columns is not None else (),
+        said.queue,
+        said.walltime,
+        said.max_fails,
     )
-    order = Order("", output_path=output_path, parent_study=os.environ.get("MRUN_STUDY", ""), priority=priority)
-    queue_checked(invocation, check_submission(submission, order, os.environ), prepare_submission, after)
+    parent = os.environ.get("MRUN_STUDY", "")
+    order = Order("", output_path=said.output_path, parent_study=parent, priority=said.priority)
+    queue_checked(invocation, check_submission(submission, order, os.environ), prepare_submission, said.after)
 
 
-def _check_words(words: tuple[str, ...], array: str | None, samples_file: str | None, columns: str | None) -> None:
-    if not words:
+def _check(said: Said) -> None:
+    if not said.words:
         raise UsageError(
             "There is no command to run.", hint="For example: mrun submit --name sweep --array 1-100 -- ./simulate.sh"
         )
-    if array is not None and samples_file is not None:
+    if said.array is not None and said.samples_file is not None:
         hint = "Take --samplesfile: the number of the row, from 0, is in MRUN_SAMPLE_ID."
         raise UsageError("--array and --samplesfile can't be given both.", hint=hint)
-    if columns is not None and samples_file is None:
+    if said.columns is not None and said.samples_file is None:
         hint = "For example: --samplesfile points.csv --column-labels X,Y"
         raise UsageError("--column-labels was given without --samplesfile.", hint=hint)

@@ -8,16 +8,17 @@ from typing import Any
 
 import msgspec
 
+from mrun.engine.plan.jobs import job_terms
 from mrun.engine.plan.launching import Launching
 from mrun.engine.plan.model import Terms
 from mrun.engine.plan.steps import DraftStep
+from mrun.engine.plan.terms import DraftTerms
+from mrun.engine.resources import Demand
 
 #: A study with more classes has coarser ones. Each is a stream on the server, which claims look through.
 CLASSES_MOST = 64
-#: Then walltimes of one class differ by less than a fifth: so many classes for each doubling.
+#: Then walltimes and CPUs of one class differ by less than a fifth: so many classes for each doubling.
 _CLASSES_A_DOUBLING = 4
-
-_Needs = tuple[tuple[tuple[str, str], ...], float | None]
 
 
 class NodeTerms(msgspec.Struct, frozen=True):
@@ -31,9 +32,9 @@ class Classes:
     """Numbers the classes of a study, in the order in which its steps come to them."""
 
     def __init__(self, steps: Sequence[DraftStep]) -> None:
-        found = {(step.terms.needs, terms.walltime_s) for step in steps for terms in step.terms.different}
+        found = {(_demand(step, terms), terms.walltime_s) for step in steps for terms in step.terms.different}
         self._is_coarse = len(found) > CLASSES_MOST
-        self._numbers: dict[_Needs, int] = {}
+        self._numbers: dict[tuple[Demand, float | None], int] = {}
 
     def node_terms(self, step: DraftStep, rows: Sequence[int], size: int) -> NodeTerms:
         """The terms of a step's nodes.
@@ -51,30 +52,47 @@ class Classes:
 
     def _terms(self, step: DraftStep, number: int, size: int) -> Terms:
         draft = step.terms.different[number]
+        demand = _demand(step, draft)
         return Terms(
             shell=draft.shell,
             max_retries=draft.max_retries,
             retry_delay_s=draft.retry_delay_s,
             walltime_s=draft.walltime_s,
             on_failure=draft.on_failure,
-            max_losses=draft.max_losses,
-            chunk=draft.chunk,
+            # It runs elsewhere: no worker can have died of it. And it waits in a queue: no other should wait for it.
+            max_losses=0 if demand.is_job else draft.max_losses,
+            chunk=1 if demand.is_job else draft.chunk,
             max_fails=_max_fails(draft.max_fails, size),
             max_fails_percent=_percent(draft.max_fails),
-            resource_class=self._class(step.terms.needs, draft.walltime_s),
+            resource_class=self._class(demand, draft.walltime_s),
+            demand=demand,
             script_ending=".sh" if draft.launching.batch_type == "local" else ".slurm.sh",
             texts=tuple(column[number] for column in step.scripts.columns),
-            **_starting(draft.launching) if step.mode == "step" else {},
+            **_starting(draft.launching) if step.mode != "inside" else {},
+            job=job_terms(step.job_defaults, draft) if demand.is_job else None,
         )
 
-    def _class(self, needs: tuple[tuple[str, str], ...], walltime_s: float | None) -> int:
-        if walltime_s is not None and self._is_coarse:
-            walltime_s = 2 ** (math.ceil(math.log2(walltime_s) * _CLASSES_A_DOUBLING) / _CLASSES_A_DOUBLING)
-        return self._numbers.setdefault((needs, walltime_s), len(self._numbers))
+    def _class(self, demand: Demand, walltime_s: float | None) -> int:
+        if self._is_coarse:
+            demand = msgspec.structs.replace(demand, cpus=math.ceil(_coarse(demand.cpus)))
+            walltime_s = None if walltime_s is None else _coarse(walltime_s)
+        return self._numbers.setdefault((demand, walltime_s), len(self._numbers))
+
+
+def _coarse(amount: float) -> float:
+    return 2 ** (math.ceil(math.log2(amount) * _CLASSES_A_DOUBLING) / _CLASSES_A_DOUBLING)
+
+
+def _demand(step: DraftStep, draft: DraftTerms) -> Demand:
+    """What a sample takes of its worker: nothing of it if a scheduler gets the script as a job."""
+    if step.mode == "job" and draft.launching.batch_type != "local":
+        return Demand(is_job=True)
+    needs = draft.launching.needs
+    return Demand(needs.cores, needs.gpus, draft.named, needs.is_exclusive)
 
 
 def _starting(launching: Launching) -> dict[str, Any]:
-    """Who starts the scripts of a step with `mode: step`. Without a scheduler, that is the worker, as always."""
+    """Who starts the scripts of a step with `mode: step` or `job`. Without a scheduler it is the worker, as always."""
     if launching.batch_type == "local":
         return {}
     return {"started_by": launching.batch_type, "needs": launching.needs}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from mrun.launchers.prefixes import PREFIXES
+from mrun.launchers.find import prefix_named
 from mrun.launchers.resources import Needs, Resources
 
 #: Keys of a step that are counted, and their least number.
@@ -49,13 +49,14 @@ class Launching(msgspec.Struct, frozen=True):
     """What a step has to launch with, in one row of parameters.
 
     `counts` are the step's numbers and `texts` its other resources, by their keys. Both hold only what was given.
-    `own_text` ends the words.
+    `own_text` ends the words; `job_text` ends those that submit it as a job.
     """
 
     batch_type: str
     counts: Mapping[str, int] = {}
     texts: Mapping[str, str] = {}
     own_text: str = ""
+    job_text: str = ""
     walltime_s: float | None = None
     is_exclusive: bool = False
     has_mpiexec: bool = False
@@ -96,7 +97,7 @@ class Launching(msgspec.Struct, frozen=True):
 
     def unknown_keys(self) -> list[str]:
         """The step's resources of which this type makes no flag, and nobody else makes use."""
-        knows = PREFIXES[self.batch_type].knows
+        knows = prefix_named(self.batch_type).knows
         return [key for key in (*self.counts, *self.texts) if key not in _FOR_JOBS and _FIELDS.get(key) not in knows]
 
     @property
@@ -134,7 +135,7 @@ class Launching(msgspec.Struct, frozen=True):
         resources = Resources(
             **known, walltime_s=self.walltime_s, is_exclusive=self.is_exclusive, has_mpiexec=self.has_mpiexec
         )
-        words = PREFIXES[self.batch_type].words(resources)
+        words = prefix_named(self.batch_type).words(resources)
         return " ".join([*words, self.own_text] if self.own_text else words)
 
 

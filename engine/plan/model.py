@@ -10,6 +10,7 @@ import enum
 
 import msgspec
 
+from mrun.engine.resources import Demand
 from mrun.launchers.resources import Needs
 
 #: How files of samples can be kept: see work/files.py.
@@ -79,6 +80,22 @@ class SampleTable(msgspec.Struct, frozen=True):
         return max(0, len(self.parts) - 1)
 
 
+class JobTerms(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a scheduler is told of the jobs of a node, besides what they need.
+
+    Attributes:
+        extra: words for whoever submits them, such as `sbatch`.
+        throttle: so many of the step's jobs may be with the scheduler at a time, for each worker; 0: any number.
+    """
+
+    bank: str = ""
+    queue: str = ""
+    qos: str = ""
+    reservation: str = ""
+    extra: tuple[str, ...] = ()
+    throttle: int = 0
+
+
 class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """On what terms a node runs: what may differ among the rows of a step, besides what its templates say."""
 
@@ -95,13 +112,18 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_fails_percent: float | None = None
     #: Number of the class (equal resources and walltime) that it belongs to.
     resource_class: int = 0
+    #: What a sample takes of its worker; its class may take a little more.
+    demand: Demand = Demand()
     #: How the names of its scripts end; `.slurm.sh` for every scheduler, as with Merlin.
     script_ending: str = ".sh"
     #: What stands in the templates' holes of kind TERMS_TEXT.
     texts: tuple[str, ...] = ()
-    #: The batch type whose launcher starts its scripts, each on what it needs (`mode: step`). Empty: the worker itself.
+    #: The batch type whose launcher starts its scripts, each on what it needs (`mode: step`), or takes them as jobs.
+    #: Empty: the worker itself.
     started_by: str = ""
     needs: Needs = Needs()
+    #: Its scripts are batch jobs (`mode: job`); None: they are not.
+    job: JobTerms | None = None
 
 
 class PlanStep(Terms, frozen=True, kw_only=True, omit_defaults=True):
@@ -190,6 +212,26 @@ class Plan(msgspec.Struct, frozen=True):
         longest: dict[int, float] = {}
         for step in self.steps:
             for terms in step.other_terms or (step,):
-                walltime_s = max(terms.walltime_s or 0.0, longest.get(terms.resource_class, 0.0))
-                longest[terms.resource_class] = walltime_s
+                # A job outlives its worker, and that one's allocation.
+                walltime_s = 0.0 if terms.job else terms.walltime_s or 0.0
+                longest[terms.resource_class] = max(walltime_s, longest.get(terms.resource_class, 0.0))
         return [longest[number] for number in sorted(longest)]
+
+    def class_demands(self) -> list[Demand]:
+        """What a sample of each class takes of its worker: enough for any of its steps."""
+        largest: dict[int, Demand] = {}
+        for step in self.steps:
+            for terms in step.other_terms or (step,):
+                # Steps of a class differ in their CPUs, if in anything.
+                known = largest.setdefault(terms.resource_class, terms.demand)
+                if terms.demand.cpus > known.cpus:
+                    largest[terms.resource_class] = terms.demand
+        return [largest[number] for number in sorted(largest)]
+
+    def class_steps(self) -> list[list[str]]:
+        """The names of the steps of each class."""
+        names: dict[int, dict[str, None]] = {}
+        for step in self.steps:
+            for terms in step.other_terms or (step,):
+                names.setdefault(terms.resource_class, {})[step.name] = None
+        return [list(names[number]) for number in sorted(names)]

@@ -11,6 +11,8 @@ import msgspec
 
 from mrun.engine.nearest import nearest_hint
 from mrun.engine.plan.findings import Findings
+from mrun.engine.plan.jobs import as_jobs, check_jobs, read_job_defaults
+from mrun.engine.plan.model import JobTerms
 from mrun.engine.plan.names import Meaning
 from mrun.engine.plan.resolve import EVERYWHERE, Pieces, Resolver, Where
 from mrun.engine.plan.scripts import DraftScripts, read_scripts
@@ -22,6 +24,7 @@ from mrun.engine.spec.model import Spec, Step, Text
 
 #: Directories of the workspace that are not steps'.
 _TAKEN_DIRECTORIES = frozenset({"merlin_info", "mrun_info"})
+_MODES = ("inside", "step", "job")
 
 
 class DraftStep(msgspec.Struct, frozen=True):
@@ -41,8 +44,10 @@ class DraftStep(msgspec.Struct, frozen=True):
     starred: tuple[int, ...]
     uses_samples: bool
     is_warm: bool
-    #: inside or step.
+    #: inside, step or job.
     mode: str
+    #: What is told of the study's jobs, unless the step says otherwise.
+    job_defaults: JobTerms
 
 
 def read_steps(
@@ -71,16 +76,20 @@ class _Reader:
         self._table = table
         self._sources = sources
         self._findings = findings
+        self._job_defaults = read_job_defaults(spec, resolver)
 
     def read(self, name: str, index: int, step: Step) -> DraftStep:
         run, texts = step.run, StepTexts(step, self._resolver)
         mode = self._mode(step, texts)
         has_mpiexec = self._resolver.variables.is_command("mpiexec")
         terms = read_terms(self._spec, step, texts, self._table, self._findings, has_mpiexec=has_mpiexec)
+        if mode == "job":
+            terms = as_jobs(step, terms, self._findings)
         scripts = read_scripts(self._spec, step, texts, terms, self._sources, self._findings)
         is_warm = read_warm(self._spec, step, self._resolver, terms, scripts, self._findings)
         if mode == "step":
             check_started(step, terms, is_warm=is_warm, findings=self._findings)
+        check_jobs(step, terms, mode=mode, is_warm=is_warm, findings=self._findings)
         queue = texts.read(run.task_queue, "task_queue")
         texts.read(step.name, "name", EVERYWHERE)
         texts.read(step.description, "description", EVERYWHERE)
@@ -101,6 +110,7 @@ class _Reader:
             uses_samples=any(piece.meaning is Meaning.SAMPLE for piece in meant),
             is_warm=is_warm,
             mode=mode,
+            job_defaults=self._job_defaults,
         )
 
     def _dependencies(self, step: Step, texts: StepTexts) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -126,10 +136,9 @@ class _Reader:
         run, name = step.run, step.name.value
         text = run.undecided.get("mode")
         mode = run.mode if text is None else self._resolver.study_text(text, texts.what("mode")).strip()
-        if mode not in ("inside", "step"):
-            self._findings.error(text or step.name, f"'mode: {mode}' of step '{name}' is not supported yet.")
-        for amount in list(run.named_resources.values())[:1]:
-            self._findings.error(amount, f"Named resources of step '{name}' are not supported yet.")
+        if mode not in _MODES:
+            message = f"The mode of step '{name}' must be one of {', '.join(_MODES)}, not '{mode}'."
+            self._findings.error(text or step.name, message, hint=nearest_hint(mode, _MODES))
         return mode
 
 

@@ -7,10 +7,11 @@ differs.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from mrun.engine.errors import LauncherError
 from mrun.engine.nearest import nearest_hint
 from mrun.engine.plan.durations import parse_walltime_s
 from mrun.engine.plan.findings import Findings
@@ -18,14 +19,18 @@ from mrun.engine.plan.launching import COUNTS, Launching
 from mrun.engine.plan.model import PlanParameter
 from mrun.engine.plan.names import PARAMETER_MEANINGS, Meaning
 from mrun.engine.plan.resolve import STUDY_ONLY, Meant, Pieces, Resolver, Where
+from mrun.engine.resources import is_name
 from mrun.engine.spec.model import Spec, Step, Text
 from mrun.engine.spec.texts import parse_flag, parse_number, parse_whole
-from mrun.launchers.prefixes import PREFIXES
+from mrun.launchers.find import launcher_named, prefix_named
+from mrun.launchers.find import names as launcher_names
 
 WITH_PARAMETERS = STUDY_ONLY | PARAMETER_MEANINGS
 
 #: Up to 100 %.
 _PERCENT = re.compile(r"(100|\d{1,2}(\.\d*)?)%")
+#: Stands before the name of a resource that users gave one.
+_NAMED = "resources."
 _ON_FAILURE = ("continue", "skip", "abort")
 
 
@@ -87,17 +92,18 @@ class DraftTerms(msgspec.Struct, frozen=True):
     chunk: int | None
     #: A number, or a percentage with its sign.
     max_fails: str | None
+    #: Resources that users gave a name, sorted.
+    named: tuple[tuple[str, int], ...] = ()
+    #: Of scripts that are jobs: so many at a time (0: any number), and words for who submits them.
+    throttle: int = 0
+    job_words: tuple[str, ...] = ()
 
 
 class StepTerms(msgspec.Struct, frozen=True):
-    """The different terms of a step, and which of them each row of the parameter table has; () if there is only one.
-
-    `needs` are its resources as they are written, equal for steps that need equal ones.
-    """
+    """The different terms of a step, and which of them each row of the parameter table has; () if there is only one."""
 
     different: tuple[DraftTerms, ...]
     of_rows: tuple[int, ...]
-    needs: tuple[tuple[str, str], ...]
 
 
 def read_terms(
@@ -116,9 +122,7 @@ def read_terms(
         of_rows = tuple(numbers.setdefault(row, len(numbers)) for row in rows)
     # A parameter without values is a problem that is noted elsewhere; here its keys count as left out.
     different = [fixed | dict(zip(differing, row, strict=True)) for row in numbers] or [fixed]
-    resources = [(key, pieces[key]) for key in sorted(step.run.resources)]
-    needs = tuple((key, "".join(p if isinstance(p, str) else p.use.raw for p in read)) for key, read in resources)
-    return StepTerms(tuple(map(reader.terms, different)), of_rows, needs)
+    return StepTerms(tuple(map(reader.terms, different)), of_rows)
 
 
 def _written(spec: Spec, step: Step) -> dict[str, Text]:
@@ -130,6 +134,7 @@ def _written(spec: Spec, step: Step) -> dict[str, Text]:
         "batch.type": run.batch_type or spec.batch.type,
         **{key: text for key, text in single.items() if text is not None},
         **run.resources,
+        **{_NAMED + name: text for name, text in run.named_resources.items()},
         **run.launcher_texts,
         **{key: text for key, text in run.undecided.items() if key not in ("mode", "warm")},
     }
@@ -166,6 +171,8 @@ class _Reader:
             max_losses=self._whole(stripped, "max_losses", run.max_losses),
             chunk=self._chunk(stripped),
             max_fails=self._max_fails(stripped),
+            named=tuple(self._named(stripped)),
+            throttle=self._whole(stripped, "throttle", run.throttle),
         )
 
     def _refuse(self, key: str, message: str, hint: str = "") -> None:
@@ -180,11 +187,13 @@ class _Reader:
             self._refuse("exclusive", f"exclusive must be yes or no, not '{resources['exclusive']}'.")
         batch_type = self._batch_type(values)
         counts = {key: self._count(key, resources[key]) for key in COUNTS if key in resources}
+        scheduler = launcher_named(batch_type).scheduler
         return Launching(
             batch_type=batch_type,
             counts={key: number for key, number in counts.items() if number is not None},
             texts={key: value for key, value in resources.items() if key not in COUNTS},
-            own_text=values.get(PREFIXES[batch_type].text_key, ""),
+            own_text=values.get(prefix_named(batch_type).text_key, ""),
+            job_text=values.get(scheduler.text_key, "") if scheduler else "",
             walltime_s=walltime_s,
             is_exclusive=exclusive or False,
             has_mpiexec=self._has_mpiexec,
@@ -192,10 +201,16 @@ class _Reader:
 
     def _batch_type(self, values: Mapping[str, str]) -> str:
         batch_type = values.get("batch.type", "local")
-        if batch_type in PREFIXES:
-            return batch_type
-        self._refuse("batch.type", f"'{batch_type}' is no batch type.", nearest_hint(batch_type, PREFIXES))
-        return "local"
+        known = launcher_names()
+        if batch_type not in known:
+            self._refuse("batch.type", f"'{batch_type}' is no batch type.", nearest_hint(batch_type, known))
+            return "local"
+        try:
+            prefix_named(batch_type)
+        except LauncherError as error:
+            self._refuse("batch.type", error.message, error.hint)
+            return "local"
+        return batch_type
 
     def _count(self, key: str, value: str) -> int | None:
         number = parse_whole(value)
@@ -203,6 +218,18 @@ class _Reader:
             self._refuse(key, f"{key} must be a whole number of at least {COUNTS[key]}, not '{value}'.")
             return None
         return number
+
+    def _named(self, values: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+        for name in sorted(self._run.named_resources):
+            key = _NAMED + name
+            number = parse_whole(values[key])
+            if not is_name(name):
+                hint = "Letters, digits and -_./ make a name. For CPUs and GPUs write procs, cores per task and gpus."
+                self._refuse(key, f"{self._what('resources')} can't be called '{name}'.", hint)
+            elif number is None or number < 1:
+                self._refuse(key, f"{self._what(key)} must be a whole number of at least 1, not '{values[key]}'.")
+            else:
+                yield name, number
 
     def _walltime_s(self, values: Mapping[str, str]) -> float | None:
         value = values.get("walltime", "0")

@@ -1,18 +1,20 @@
-"""`merlin.resources.workers`: which workers a spec asks for, with how many slots, on which queues."""
+"""`merlin.resources.workers`: which workers a spec asks for: with how many slots, on which queues, launched how."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
 from mrun.engine.nearest import nearest_hint
 from mrun.engine.plan.compile import study_resolver
 from mrun.engine.plan.findings import Findings
+from mrun.engine.plan.launches import read_launch
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import Place
 from mrun.engine.spec.model import Spec, Text, WorkerSettings
+from mrun.launchers.worker_launch import HERE, WorkerLaunch
 
 #: The worker of the steps that no other one covers.
 DEFAULT_WORKER = "default_worker"
@@ -24,11 +26,12 @@ _MEANINGLESS = ("-O", "--optimization", "--prefetch-multiplier")
 
 
 class WorkerOrder(msgspec.Struct, frozen=True):
-    """A worker to start. `slots` is None where the spec does not say."""
+    """A worker to start. `slots` is None where the spec does not say. On several nodes, it is one on each of them."""
 
     name: str
     queues: tuple[str, ...]
     slots: int | None = None
+    launch: WorkerLaunch = WorkerLaunch()
 
 
 class WorkerOrders(msgspec.Struct, frozen=True):
@@ -44,6 +47,7 @@ class _Entry(msgspec.Struct, frozen=True):
     steps: frozenset[str]
     slots: int | None = None
     machines: tuple[str, ...] = ()
+    launch: WorkerLaunch = WorkerLaunch()
 
 
 def order_workers(spec: Spec, place: Place, plan: Plan, host: str, steps: Collection[str] = ()) -> WorkerOrders:
@@ -62,11 +66,16 @@ def order_workers(spec: Spec, place: Place, plan: Plan, host: str, steps: Collec
     entries = check_workers(spec, place, names, findings)
     findings.raise_problems()
     left = frozenset(names).difference(*(one.steps for one in entries))
-    entries += [_Entry(DEFAULT_WORKER, left)] if left else []
+    if left:
+        launch = read_launch(spec, None, study_resolver(spec, place, findings), findings)
+        entries.append(_Entry(DEFAULT_WORKER, left, launch=launch))
+    jobs = frozenset(step.name for step in plan.steps if step.job)
     wanted = frozenset(steps or names)
     entries = [one for one in entries if one.steps & wanted]
     here = [one for one in entries if is_here(one.machines, host)]
-    orders = tuple(WorkerOrder(one.name, _queues(names, one.steps & wanted, queues), one.slots) for one in here)
+    orders = tuple(
+        WorkerOrder(one.name, _queues(names, one.steps & wanted, queues), one.slots, _launch(one, jobs)) for one in here
+    )
     return WorkerOrders(orders, tuple(one.name for one in entries if one not in here), findings.warnings)
 
 
@@ -92,13 +101,18 @@ def check_workers(spec: Spec, place: Place, names: Sequence[str], findings: Find
         is_of_all = any(name == _ALL and _ALL not in names for _, name in listed)
         covered = frozenset(names if is_of_all else [name for _, name in listed])
         slots = _slots(settings.args, resolver.study_text(settings.args, f"args of {owner}"), owner, findings)
-        for key, is_given in (("nodes", settings.nodes), ("batch", settings.batch)):
-            if is_given:
-                findings.warn(settings.name, f"'{key}' of {owner} has no effect yet: workers start on this machine.")
         machines = tuple(name for _, name in texts(settings.machines, f"machines of {owner}"))
-        return _Entry(own_name, covered, slots, machines)
+        return _Entry(own_name, covered, slots, machines, read_launch(spec, settings, resolver, findings))
 
+    # Also the block of workers that are not listed.
+    read_launch(spec, None, resolver, findings)
     return [entry(settings) for settings in spec.workers]
+
+
+def _launch(entry: _Entry, jobs: Collection[str]) -> WorkerLaunch:
+    """As the spec says; but who only submits jobs needs no allocation for that."""
+    is_of_jobs = bool(entry.steps) and entry.steps <= frozenset(jobs)
+    return msgspec.structs.replace(entry.launch, nodes=HERE) if is_of_jobs else entry.launch
 
 
 def is_here(machines: Sequence[str], host: str) -> bool:
@@ -106,7 +120,7 @@ def is_here(machines: Sequence[str], host: str) -> bool:
     return not machines or any(host.startswith(machine) for machine in machines if machine)
 
 
-def _queues(names: Sequence[str], steps: Collection[str], queues: dict[str, list[str]]) -> tuple[str, ...]:
+def _queues(names: Sequence[str], steps: Collection[str], queues: Mapping[str, list[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(queue for name in names if name in steps for queue in queues[name]))
 
 

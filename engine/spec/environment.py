@@ -11,9 +11,7 @@ from mrun.engine.spec.names import check_name
 from mrun.engine.spec.problems import Problems, quoted
 from mrun.engine.spec.texts import has_token
 from mrun.engine.spec.yaml_tree import Entry, Mapping, Sequence
-
-#: The schedulers and launchers that a `type` may name.
-BATCH_TYPES = ("local", "slurm", "flux", "lsf", "lsf-srun", "pbs")
+from mrun.launchers.find import names as launcher_names
 
 _ENV_KEYS = ("variables", "labels", "sources", "dependencies")
 _GIT_REFERENCES = ("tag", "branch", "hash")
@@ -86,9 +84,9 @@ def read_batch(top: Block) -> Batch:
 def read_batch_type(block: Block) -> Text | None:
     """The `type` of any block called `batch`."""
     text = block.text("type")
-    if text is not None and not has_token(text.value) and text.value not in BATCH_TYPES:
+    if text is not None and not has_token(text.value) and text.value not in (known := launcher_names()):
         message = f"{quoted(text.value)} is no batch type that mrun knows."
-        block.problems.add(message, text, nearest_hint(text.value, BATCH_TYPES))
+        block.problems.add(message, text, nearest_hint(text.value, known))
     return text
 
 

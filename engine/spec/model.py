@@ -90,6 +90,8 @@ class Run(msgspec.Struct, frozen=True):
     max_losses: int = 3
     chunk: int | None = None
     mode: str = "inside"
+    #: 0: any number.
+    throttle: int = 0
     named_resources: dict[str, Text] = {}
     is_warm: bool = False
     #: Keys that are numbers or words here, and hold tokens in the file; the fields above have their defaults.

@@ -39,6 +39,10 @@ class Keys(msgspec.Struct, frozen=True):
         """Hash: node:sample → why it failed, sealed."""
         return f"{self.root}study:{study}:reasons"
 
+    def loose(self, study: str) -> str:
+        """Hash: name of loose samples → how many."""
+        return f"{self.root}study:{study}:loose"
+
     def stream(self, queue: str, study: str, resource_class: int) -> str:
         """Stream of tasks, consumer group `workers`."""
         return f"{self.root}queue:{queue}:{study}:{resource_class}"
@@ -46,6 +50,10 @@ class Keys(msgspec.Struct, frozen=True):
     def bell(self, queue: str) -> str:
         """List of at most one token: there is new work on the queue."""
         return f"{self.root}bell:{queue}"
+
+    def alloc(self, name: str) -> str:
+        """Hash: an allocation on demand: its terms and its state, sealed; who keeps it."""
+        return f"{self.root}alloc:{name}"
 
     def worker(self, worker: str) -> str:
         """Hash: a worker's facts, its last requests and their answers."""

@@ -131,10 +131,10 @@ class Store:
             count += 1
             size += len(value)
             if len(part) >= 2 * _FIELDS_A_SUBMIT or size >= _BYTES_A_SUBMIT:
-                await self._run("submit", study, STAGED_TTL_S, which, *part)
+                await self.run("submit", study, STAGED_TTL_S, which, *part)
                 part, size = [], 0
         if part:
-            await self._run("submit", study, STAGED_TTL_S, which, *part)
+            await self.run("submit", study, STAGED_TTL_S, which, *part)
         return count
 
     async def commit(
@@ -151,7 +151,7 @@ class Store:
         """
 
         async def move() -> Any:
-            return await self._run("commit", study, staged.plan_fields, staged.past_fields, replaces, *facts)
+            return await self.run("commit", study, staged.plan_fields, staged.past_fields, replaces, *facts)
 
         answer = await self._lastingly(move, lambda answer: bool(answer == b"committed"))
         if answer == b"busy":
@@ -179,32 +179,32 @@ class Store:
         growing, edition = _encode(growing_steps(plan)), plan.samples.edition
 
         async def move() -> str:
-            return str((await self._run("grow", study, edition, count, growing, steps)).decode())
+            return str((await self.run("grow", study, edition, count, growing, steps)).decode())
 
         return await self._lastingly(move, lambda answer: answer == "grown")
 
     async def cancel(self, study: str, *, is_kill: bool = True, why: str = "cancelled") -> CancelAnswer:
         """Stop a study: nothing more of it is claimed; running samples are killed, or let finish."""
-        return _decode(await self._run("cancel", study, int(is_kill), why), CancelAnswer)
+        return _decode(await self.run("cancel", study, int(is_kill), why), CancelAnswer)
 
     async def purge(self, study: str) -> bool:
         """Forget a study with everything of it. False: it was not known."""
-        answers = [await self._run("purge", study)]
+        answers = [await self.run("purge", study)]
         while answers[-1] == b"more":
-            answers.append(await self._run("purge", study))
+            answers.append(await self.run("purge", study))
         return bool(answers[0] != b"gone")
 
     async def forget(self, study: str) -> str:
         """Remove a study that has ended: ok, gone, or busy if it has not."""
-        return str((await self._run("forget", study)).decode())
+        return str((await self.run("forget", study)).decode())
 
     async def hold(self, study: str, *, is_held: bool) -> str:
         """Claim nothing more of a study until it is released, or release it: ok, gone or ended."""
-        return str((await self._run("hold", study, int(is_held))).decode())
+        return str((await self.run("hold", study, int(is_held))).decode())
 
     async def prioritize(self, study: str, priority: int) -> str:
         """Claim a study's samples before those of studies with a lower priority: ok, gone or ended."""
-        return str((await self._run("prioritize", study, priority)).decode())
+        return str((await self.run("prioritize", study, priority)).decode())
 
     async def load_plan(self, study: str, seal: Seal) -> Plan:
         """The plan as a worker needs it: without nodes and edges. Raises as `decode_plan`."""
@@ -219,14 +219,14 @@ class Store:
 
         A cancelled call may have claimed: a beat after the next claim puts that back.
         """
-        return _decode(await self._run("claim", worker, next(self._tokens), _encode(request)), ClaimAnswer)
+        return _decode(await self.run("claim", worker, next(self._tokens), _encode(request)), ClaimAnswer)
 
     async def settle(self, worker: str, settlements: Sequence[Settlement]) -> SettleAnswer:
         """Account outcomes and release what they make ready; one answer for each settlement."""
         token, request = next(self._tokens), _encode(settlements)
 
         async def move() -> SettleAnswer:
-            return _decode(await self._run("settle", worker, token, request), SettleAnswer)
+            return _decode(await self.run("settle", worker, token, request), SettleAnswer)
 
         return await self._lastingly(move, lambda answer: answer.ended_nodes > 0)
 
@@ -234,7 +234,7 @@ class Store:
         self, worker: str, claim: Claim, lo: int, *, is_started: bool = False, slow_ms: int = 0
     ) -> bool:
         """Return [lo, hi) of a claim unrun. False: it was not this worker's any more."""
-        answer = await self._run("hand_back", worker, claim.text, lo, int(is_started), slow_ms)
+        answer = await self.run("hand_back", worker, claim.text, lo, int(is_started), slow_ms)
         return bool(answer == b"ok")
 
     async def beat(
@@ -256,20 +256,20 @@ class Store:
             [] if facts is None else _fact_fields(facts),
             -1 if facts is None else facts.time_left_ms,
         ]
-        return _decode(await self._run("beat", worker, _encode(request)), BeatAnswer)
+        return _decode(await self.run("beat", worker, _encode(request)), BeatAnswer)
 
     async def reclaim(self, worker: str) -> ReclaimAnswer:
         """Put back what dead workers owned; `worker` is who sweeps."""
-        return _decode(await self._run("reclaim", worker), ReclaimAnswer)
+        return _decode(await self.run("reclaim", worker), ReclaimAnswer)
 
     async def leave(self, worker: str) -> None:
         """Say good-bye: everything still owned is put back."""
-        while await self._run("leave", worker) == b"more":
+        while await self.run("leave", worker) == b"more":
             pass
 
     async def stop(self, workers: Sequence[str]) -> int:
         """Ask workers to drain; returns how many of them are known."""
-        return int(await self._run("stop", *workers))
+        return int(await self.run("stop", *workers))
 
     # ------------------------------------------------------------------------------------------------- calls
 
@@ -277,7 +277,14 @@ class Store:
         """One plain command, tried again like a move: for reads only."""
         return await self._patiently(lambda: self._send(*words))
 
-    async def _run(self, move: str, *arguments: str | int | float | bytes) -> Any:
+    async def now_ms(self) -> int:
+        """The store's time: the server's, and all that it was ever set back by. Leases end by it."""
+        seconds, micros = await self.call("TIME")
+        set_back = await self.call("GET", self.keys.named("set_back")) or b"0"
+        return int(seconds) * 1000 + int(micros) // 1000 + (int(set_back) if set_back.isdigit() else 0)
+
+    async def run(self, move: str, *arguments: str | int | float | bytes) -> Any:
+        """One move by its name, tried again while the server is away. For the typed methods that stand for moves."""
         if move not in self._scripts:
             text = _move_text(move)
             self._scripts[move] = (text, hashlib.sha1(text.encode()).hexdigest())
@@ -356,7 +363,7 @@ class Store:
 def _fact_fields(facts: WorkerFacts) -> list[str | int]:
     return [
         *("host", facts.host, "pid", facts.pid, "queues", ",".join(facts.queues), "slots", facts.slots),
-        *("name", facts.name),
+        *("name", facts.name, "resources", facts.resources, "has_told_cpus", int(facts.has_told_cpus)),
         *("version", facts.version),
     ]
 

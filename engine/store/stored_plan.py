@@ -21,7 +21,7 @@ _CHILDREN_A_FIELD = 128
 #: Streams named in one field.
 _STREAMS_A_FIELD = 100
 #: Version of the sealed records; a worker of another version refuses them with a sentence.
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 
 _encode = msgspec.msgpack.encode
 _SEALED_PLAN_FIELD = "sealed:plan"

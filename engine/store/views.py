@@ -135,6 +135,9 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     lease_s: float
     #: What its spec calls it; empty: nothing.
     name: str = ""
+    #: As `--resources` is written; and whether its CPUs were told, or only found.
+    resources: str = "cpus=1"
+    has_told_cpus: bool = False
 
 
 class Inspection(msgspec.Struct, frozen=True):
@@ -252,7 +255,7 @@ class Views:
 
     async def inspect(self) -> Inspection:
         """Queues and workers. Cost: O(studies × queues + workers)."""
-        workers = await self._workers()
+        workers = await self.workers()
         listed = []
         for status in await self.studies():
             if status.is_ended:
@@ -265,7 +268,7 @@ class Views:
 
     async def worker_names(self) -> list[str]:
         """All workers whose lease has not ended."""
-        return [worker.worker for worker in await self._workers()]
+        return [worker.worker for worker in await self.workers()]
 
     async def _queue(self, status: StudyStatus, queue: str, workers: Sequence[WorkerStatus]) -> QueueStatus:
         study = status.study
@@ -303,11 +306,9 @@ class Views:
             workers=sum(queue in worker.queues for worker in workers),
         )
 
-    async def _workers(self) -> list[WorkerStatus]:
-        now = await self._store.call("TIME")
-        # Leases end by the store's time.
-        set_back_ms = _whole(await self._store.call("GET", self._keys.named("set_back")))
-        now_ms = int(now[0]) * 1000 + int(now[1]) // 1000 + set_back_ms
+    async def workers(self) -> list[WorkerStatus]:
+        """All workers whose lease has not ended."""
+        now_ms = await self._store.now_ms()
         ends = await self._store.call("ZRANGE", self._keys.named("workers"), 0, -1, "WITHSCORES")
         found = []
         for name, end_ms in _pairs(ends):
@@ -327,6 +328,8 @@ class Views:
                     lease_left_s=max(0.0, (end_ms - now_ms) / 1000),
                     lease_s=_whole(facts.get("lease_ms", 0)) / 1000,
                     name=facts.get("name", ""),
+                    resources=facts.get("resources", "cpus=1"),
+                    has_told_cpus=facts.get("has_told_cpus") == "1",
                 )
             )
         return found

@@ -11,18 +11,24 @@ import anyio
 import msgspec
 
 from mrun.engine.records import ClaimAnswer, WorkerFacts
+from mrun.engine.resources import Inventory
+from mrun.engine.work.affinity import Places
 from mrun.engine.work.held import Ending, HeldClaim
+from mrun.engine.work.nudge import Nudge
+from mrun.engine.work.room import RoomKeeper
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
     """What a worker is asked to be. Times in seconds."""
 
     queues: tuple[str, ...]
-    slots: int
+    inventory: Inventory
     lease_s: float = 30.0
     #: Only this study and those that its steps queue; empty: any.
     root_study: str = ""
     is_exit_when_done: bool = False
+    #: It exits when it has had no work for so long; None: never.
+    idle_exit_s: float | None = None
     #: When its allocation ends, on this host's monotonic clock, which nobody sets; None: never.
     ends_at: float | None = None
     #: Variables that every step gets.
@@ -40,26 +46,6 @@ class Stop(enum.IntEnum):
     NOW = 2
 
 
-class Nudge:
-    """An event that can be waited for again and again."""
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-
-    def set(self) -> None:
-        """Wake who waits, or who waits next."""
-        self._event.set()
-
-    async def wait(self, timeout_s: float) -> bool:
-        """Until it is set, or the time is over; True if it was set. Takes the nudge."""
-        with anyio.move_on_after(timeout_s):
-            await self._event.wait()
-        was_set = self._event.is_set()
-        if was_set:
-            self._event = anyio.Event()
-        return was_set
-
-
 class Desk:
     """One worker's state in memory."""
 
@@ -68,6 +54,8 @@ class Desk:
         self.facts = facts
         self.options = options
         self.held: dict[int, HeldClaim] = {}
+        self.room = RoomKeeper(options.inventory)
+        self._places = Places(options.inventory)
         self.highest_claim = 0
         #: Studies that this worker does not want any more, and why.
         self.refused: dict[str, str] = {}
@@ -88,14 +76,15 @@ class Desk:
         self.due_at: float | None = None
 
     @property
-    def free_slots(self) -> int:
-        """Slots without a claim to run."""
-        return self.options.slots - sum(not held.is_done for held in self.held.values())
+    def running(self) -> list[HeldClaim]:
+        """The claims that have something of this worker."""
+        return [held for held in self.held.values() if not held.is_done]
 
     def take(self, held: HeldClaim) -> None:
-        """A claim came in."""
+        """A claim came in: it gets its CPUs and GPUs until it is done."""
         if not self.held:
             self.beat_wanted.set()
+        held.grant = self._places.grant(held.claim.takes, (other.grant for other in self.running))
         self.held[held.claim.number] = held
         self.highest_claim = max(self.highest_claim, held.claim.number)
 
@@ -124,7 +113,7 @@ class Desk:
             if how is Stop.NOW:
                 held.end_now(Ending.DRAINED)
             else:
-                held.stop_after_current()
+                held.drain()
         # Others are to know soon: what a draining worker loses is not blamed on its samples.
         self.ask_beat()
         for nudge in (self.settle_wanted, self.slot_freed, self.look_wanted):

@@ -15,7 +15,9 @@ import msgspec
 from mrun.engine.errors import LauncherError, MrunError, WorkspaceError
 from mrun.engine.plan.render import NodeText
 from mrun.engine.records import Claim
+from mrun.engine.work.affinity import NO_GRANT, Grant, pinned
 from mrun.engine.work.files import Ended, Files, FullFiles, Instance, Ready
+from mrun.engine.work.jobs import Jobs
 from mrun.engine.work.launched import LaunchedProcess
 from mrun.engine.work.lean import LeanFiles
 from mrun.engine.work.outcomes import Exit
@@ -45,6 +47,8 @@ class Prepared(msgspec.Struct, frozen=True):
     environment: Mapping[bytes, bytes]
     #: What a warm shell is to read; None: it is started cold.
     order: WarmOrder | None
+    #: The CPUs and GPUs that it may use.
+    grant: Grant
 
 
 class Execution(msgspec.Struct, frozen=True):
@@ -90,6 +94,8 @@ class Executor:
         self._spawner = Spawner(watcher)
         self._environment = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
         self._warm = WarmShells(self._environment, watcher)
+        #: Samples that are batch jobs.
+        self.jobs = Jobs(environment)
         is_local = launcher.name == "local"
         self._files: dict[str, Files] = {
             "full": FullFiles(),
@@ -101,14 +107,14 @@ class Executor:
         self._node_environment: dict[bytes, bytes] = {}
         self._is_whole = False
 
-    def prepare(self, study: WorkedStudy, claim: Claim, sample: int) -> Prepared:
-        """Prepare a sample of a claim. It is to be started or dropped.
+    def prepare(self, study: WorkedStudy, claim: Claim, sample: int, grant: Grant = NO_GRANT) -> Prepared:
+        """Prepare a sample of a claim, for the CPUs and GPUs that this was granted. It is to be started or dropped.
 
         Raises:
             StartError: it can't be started.
         """
         try:
-            return self._prepare(Instance(study, study.text(claim.node), claim, sample))
+            return self._prepare(Instance(study, study.text(claim.node), claim, sample), grant)
         except _NO_START as error:
             raise _start_error(error, study, claim, sample) from error
 
@@ -135,24 +141,28 @@ class Executor:
         self._warm.close()
         self._spawner.close()
 
-    def _prepare(self, instance: Instance) -> Prepared:
+    def _prepare(self, instance: Instance, grant: Grant) -> Prepared:
         text = instance.text
-        files = self._files[text.step.files]
+        files = self.jobs.files if text.terms.job else self._files[text.step.files]
+        # What another launcher starts, it places.
+        grant = NO_GRANT if text.terms.started_by else grant
         ready = files.prepare(instance)
         try:
             environment = self._sample_environment(ready)
+            environment.update(grant.variables)
             order = None
             # Another launcher starts the script by words of its own.
             if text.step.is_warm and self._launcher_for(text.terms.started_by).name == "local":
                 script = WarmScript(
                     *(text.shell, ready.script, ready.directory, environment, ready.out, ready.err),
                     ends_group=ready.ends_group, is_whole=self._is_whole and is_bash(text.shell),
+                    cpus=grant.cpus if grant.is_pinned else (),
                 )  # fmt: skip
                 order = self._warm.order(script)
         except BaseException:
             files.drop(ready)
             raise
-        return Prepared(ready, files, environment, order)
+        return Prepared(ready, files, environment, order, grant)
 
     def _start(self, prepared: Prepared) -> Execution:
         files, ready = prepared.files, prepared.ready
@@ -168,12 +178,15 @@ class Executor:
     def _begin(self, prepared: Prepared) -> Running:
         ready, environment = prepared.ready, prepared.environment
         text = ready.instance.text
+        if text.terms.job:
+            return self.jobs.start(ready, {os.fsdecode(name): os.fsdecode(environment[name]) for name in environment})
         if prepared.order is not None and (warm := self._warm.start(prepared.order)) is not None:
             return warm
         launcher = self._launcher_for(text.terms.started_by)
         command = (*ready.interpreter, *launcher.command(ready.script, text.terms.needs))
         streams = (ready.out, ready.err)
-        process = self._spawner.spawn(command, ready.directory, environment, streams, ends_group=ready.ends_group)
+        with pinned(prepared.grant):
+            process = self._spawner.spawn(command, ready.directory, environment, streams, ends_group=ready.ends_group)
         if not text.terms.started_by:
             return process
         self._watcher.is_client(process.pid)

@@ -12,6 +12,9 @@ the shell started. Both killed at the same instant is the documented limit (docs
 Which groups live stands in memory that both processes share: the engine writes a number when a group begins and a zero
 when it has ended, which costs it no call and wakes nobody; the guard reads it once, when the engine is gone.
 
+A worker that was started on another node has no parent there that could send it signals or be seen to die: it hears
+of both on its stdin (`_Ears`).
+
 The engine has a process group of its own, so that a signal to the group of the command (Ctrl-C, killpg) reaches the
 guard only, which passes it on once.
 """
@@ -31,6 +34,8 @@ from collections.abc import Callable
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: The lines on a worker's stdin, from whoever started it. Who says the first one can be heard to die, too.
+HELLO, STOP = b"mrun", b"stop"
 #: Sent by the kernel when the parent dies, maybe once for each of its threads; passed on once, as SIGTERM.
 _PARENT_DIED = signal.SIGUSR1
 #: Groups that may be noted at once: more than two for each slot that a worker can have. One that finds no room is
@@ -69,13 +74,16 @@ class GuardLink:
             self._free.append(cell)
 
 
-def run_guarded(engine: Callable[[GuardLink], int], *, ends_with_parent: bool = False) -> int:
+def run_guarded(
+    engine: Callable[[GuardLink], int], *, ends_with_parent: bool = False, listens_to_stdin: bool = False
+) -> int:
     """Fork; run `engine` in the child; guard it in this process; return its exit code (128 + n for signal n).
 
     Must be called before threads or an event loop are started.
 
     Args:
         ends_with_parent: drain when the process that started this one dies (Linux' parent-death signal).
+        listens_to_stdin: each STOP on stdin counts as a signal; its end, after a HELLO, as two.
     """
     parent = os.getppid()
     cells = memoryview(mmap.mmap(-1, 8 * _GROUPS_MOST)).cast("q")
@@ -98,7 +106,7 @@ def run_guarded(engine: Callable[[GuardLink], int], *, ends_with_parent: bool = 
         _prctl(_PR_SET_PDEATHSIG, _PARENT_DIED)
         if os.getppid() != parent:
             os.kill(os.getpid(), _PARENT_DIED)
-    return _Guard(pid, cells, spared).watch()
+    return _Guard(pid, cells, spared, _Ears() if listens_to_stdin else None).watch()
 
 
 def _run_engine(engine: Callable[[GuardLink], int], link: GuardLink) -> int:
@@ -117,13 +125,39 @@ def _run_engine(engine: Callable[[GuardLink], int], link: GuardLink) -> int:
     return code
 
 
+class _Ears:
+    """Hears on stdin what the process says that had this one started elsewhere."""
+
+    def __init__(self) -> None:
+        #: What can be waited for: nothing, when nobody will speak any more.
+        self.fds = [0]
+        self._unfinished = b""
+        self._was_greeted = False
+
+    def listen(self) -> tuple[signal.Signals, ...]:
+        """The signals that what came in stands for. Two are not of one kind: the kernel would make one of them."""
+        try:
+            part = os.read(0, 4096)
+        except OSError:
+            part = b""
+        *lines, self._unfinished = (self._unfinished + part).split(b"\n")
+        self._was_greeted |= HELLO in lines
+        count = lines.count(STOP)
+        if not part:
+            # Without a greeting it is a launcher that gives nothing to read, and nobody has died.
+            self.fds = []
+            count = 2 if self._was_greeted else 0
+        return (signal.SIGTERM, signal.SIGINT)[:count]
+
+
 class _Guard:
     """Waits for the engine, passes signals on, and cleans up after it."""
 
-    def __init__(self, engine_pid: int, cells: memoryview, spared: frozenset[int]) -> None:
+    def __init__(self, engine_pid: int, cells: memoryview, spared: frozenset[int], ears: _Ears | None) -> None:
         self._engine = engine_pid
         self._spared = spared
         self._cells = cells
+        self._ears = ears
         self._is_parent_dead = False
 
     def watch(self) -> int:
@@ -139,9 +173,13 @@ class _Guard:
         status = None
         while status is None:
             # The time-out is for a SIGCHLD that came between fork and set_wakeup_fd.
-            select.select([wake_read], [], [], 1.0)
+            ears = self._ears.fds if self._ears else []
+            ready, _, _ = select.select([wake_read, *ears], [], [], 1.0)
             for received in _read_all(wake_read):
                 self._pass_on(received)
+            if self._ears and set(ears) & set(ready):
+                for heard in self._ears.listen():
+                    self._pass_on(heard)
             status = self._reap()
         self._end_the_rest()
         return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)

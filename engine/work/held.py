@@ -7,7 +7,9 @@ import signal
 import time
 
 from mrun.engine.records import Claim, OutcomeRun, SampleState, Settlement
+from mrun.engine.work.affinity import NO_GRANT
 from mrun.engine.work.execution import Execution, Prepared
+from mrun.engine.work.job_process import JobProcess
 from mrun.engine.work.outcomes import Exit, Outcome
 
 #: Runs of equal outcomes in one settlement: keeps what one move touches bounded.
@@ -43,9 +45,13 @@ class HeldClaim:
         #: It was handed back because a sample ran so long for a bite.
         self.slow_ms = 0
         self.is_lost = False
+        #: It was lost because the server does not know its study any more: nobody else has it.
+        self.is_study_gone = False
         #: Its slot is through with it.
         self.is_done = False
         self.execution: Execution | None = None
+        #: The CPUs and GPUs that its samples may use.
+        self.grant = NO_GRANT
         #: The sample after the one that runs; between two samples, the next one.
         self.prepared: Prepared | None = None
         self.ending: Ending | None = None
@@ -63,6 +69,12 @@ class HeldClaim:
         """Start nothing more: what is unstarted goes back."""
         self.limit = min(self.limit, self.at + 1 if self.execution else self.at)
 
+    def drain(self) -> None:
+        """Start nothing more. A job is left: it goes on, and who claims the sample next awaits it."""
+        self.stop_after_current()
+        if self.execution and isinstance(self.execution.process, JobProcess):
+            self.end_now(Ending.DRAINED)
+
     def end_now(self, why: Ending) -> None:
         """Start nothing more and end what runs. What ends sooner beats what was asked before."""
         self.stop_after_current()
@@ -71,8 +83,13 @@ class HeldClaim:
             return
         self.ending = why
         self.kill_at = time.monotonic() + why.value
-        if self.execution:
-            self.execution.process.signal(signal.SIGTERM if why.value else signal.SIGKILL)
+        if self.execution is None:
+            return
+        process = self.execution.process
+        if isinstance(process, JobProcess) and why is not Ending.CANCELLED and not self.is_study_gone:
+            process.leave()
+        else:
+            process.signal(signal.SIGTERM if why.value else signal.SIGKILL)
 
     @property
     def unsettled(self) -> int:
@@ -83,6 +100,12 @@ class HeldClaim:
     def unsettled_s(self) -> float:
         """Seconds since the last settlement."""
         return time.monotonic() - self._settled_at
+
+    @property
+    def left_ms(self) -> float:
+        """How long it is expected to take still; 0: any moment, or nobody knows."""
+        elapsed_s = self.execution.process.elapsed_s if self.execution else 0.0
+        return max(0.0, (self.limit - self.at) * self.claim.pace_ms - 1000 * elapsed_s)
 
     def settlement(self) -> tuple[Settlement, list[tuple[int, str]]]:
         """What is to be accounted next, and (sample, reason) of those that failed. Changes nothing: see `accounted`."""

@@ -23,6 +23,7 @@ _TAIL_BYTES = 65_536
 
 _WHY = {
     EndKind.NODE_FAILED: "its node failed",
+    EndKind.PREEMPTED: "its place was taken by a job of higher rank",
     EndKind.REFUSED: "the scheduler did not start it",
     EndKind.TIMED_OUT: "the allocation has ended",
     EndKind.UNKNOWN: "nobody knows how it ended",
@@ -34,9 +35,19 @@ class LaunchError(MrunError):
 
     is_retryable = True
 
-    def __init__(self, message: str, *, has_begun: bool) -> None:
+    def __init__(self, message: str, *, has_begun: bool, is_counted: bool = True) -> None:
         super().__init__(message)
         #: The script may have done something.
+        self.has_begun = has_begun
+        #: It speaks against this worker, or this study.
+        self.is_counted = is_counted
+
+
+class JobLeftError(MrunError):
+    """A job goes on without this worker, which has lost its sample, or hands it back for others to await."""
+
+    def __init__(self, *, has_begun: bool) -> None:
+        super().__init__("The job goes on without this worker.")
         self.has_begun = has_begun
 
 
@@ -70,7 +81,7 @@ class LaunchedProcess:
             return None
         told = self._launcher.end_of(Output(end.code, err=self._complaints()))
         if told.kind in _WHY:
-            raise LaunchError(_message(told), has_begun=told.kind is not EndKind.REFUSED)
+            raise LaunchError(told_of(told), has_begun=told.kind is not EndKind.REFUSED)
         code = -told.signal if told.kind is EndKind.SIGNALLED else end.code
         return Exit(code, end.elapsed_ms)
 
@@ -95,7 +106,8 @@ class LaunchedProcess:
             return ""
 
 
-def _message(end: End) -> str:
+def told_of(end: End) -> str:
+    """The sentence for an end that is no script's own."""
     return f"{_WHY[end.kind].capitalize()}: {end.why}." if end.why else f"{_WHY[end.kind].capitalize()}."
 
 

@@ -33,6 +33,8 @@ class Exit(msgspec.Struct, frozen=True):
     code: int
     elapsed_ms: float
     is_timeout: bool = False
+    #: Who or what ended it, where that was neither the script nor its worker: the end of a sentence about the sample.
+    why: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -50,6 +52,8 @@ CANCELLED = Outcome(SampleState.CANCELLED, flags=Flags.BLOCKING)
 
 def judge(end: Exit, terms: Terms, attempt: int) -> Outcome:
     """The outcome of an execution; `attempt` counts from 0."""
+    if end.why:
+        return _failed(terms, end.why)
     if end.is_timeout:
         return _failed(terms, f"ran longer than its walltime of {terms.walltime_s:g} s")
     if end.code == ReturnCode.SUCCESS:

@@ -101,6 +101,7 @@ class Pulse:
             held = self._desk.held.get(int(text))
             # One that is done was settled while this beat was on its way: its settle's answer tells.
             if held is not None and not held.is_done:
+                held.is_study_gone = await self._studies.is_gone(held.claim.study)
                 log.warning(
                     "claim_lost", study=held.claim.study, claim=text, why="the lease ended, or the study is gone"
                 )

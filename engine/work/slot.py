@@ -11,12 +11,13 @@ import msgspec
 import structlog
 
 from mrun.engine.errors import MrunError
-from mrun.engine.records import SampleState
+from mrun.engine.records import Claim, SampleState
+from mrun.engine.resources import CPUS
 from mrun.engine.work.desk import Desk
 from mrun.engine.work.execution import Executor, StartError
 from mrun.engine.work.held import Ending, HeldClaim
 from mrun.engine.work.journal import Claimed
-from mrun.engine.work.launched import LaunchError
+from mrun.engine.work.launched import JobLeftError, LaunchError
 from mrun.engine.work.outcomes import CANCELLED, Exit, Outcome, judge
 from mrun.engine.work.processes import GRACE_S
 from mrun.engine.work.studies import Studies, WorkedStudy
@@ -43,8 +44,9 @@ class Slot:
     def __init__(self, desk: Desk, studies: Studies, executor: Executor) -> None:
         self._desk, self._studies, self._executor = desk, studies, executor
         # Asked once: a line that nobody reads would be put together for each sample.
+        self._squeezed: set[tuple[str, str]] = set()
         self._is_debugging = bool(log.is_enabled_for(logging.DEBUG))
-        self._is_preparing_ahead = desk.options.slots <= _AHEAD_SLOTS_MOST
+        self._is_preparing_ahead = desk.options.inventory.slots <= _AHEAD_SLOTS_MOST
 
     async def run(self, held: HeldClaim) -> None:
         """Run a claim to its end, or as far as it may go. Never raises for what a sample or its study does."""
@@ -54,6 +56,7 @@ class Slot:
                 # Others may change it while we run: then nothing more is read from it.
                 study.samples.verify()
             self._journal(study, held)
+            self._tell_squeezed(study, held.claim)
             while held.at < held.limit and not held.is_lost:
                 if not await self._run_sample(study, held):
                     break
@@ -68,20 +71,33 @@ class Slot:
             self._desk.settle_wanted.set()
             self._desk.slot_freed.set()
 
+    def _tell_squeezed(self, study: WorkedStudy, claim: Claim) -> None:
+        """Say once of a step that it has fewer CPUs than it asks for: it has all that there are, and runs alone."""
+        step, asked = study.text(claim.node).step.name, study.text(claim.node).terms.demand.cpus
+        has = claim.takes.get(CPUS, asked)
+        if has < asked and (study.study, step) not in self._squeezed:
+            self._squeezed.add((study.study, step))
+            log.info("step_squeezed", study=study.study, step=step, asks_for_cpus=asked, gets_cpus=has, runs="alone")
+
     async def _run_sample(self, study: WorkedStudy, held: HeldClaim) -> bool:
         """Run the sample at `held.at`. False: the claim ends before it."""
         claim = held.claim
         try:
-            prepared, held.prepared = held.prepared or self._executor.prepare(study, claim, held.at), None
+            prepared = held.prepared or self._executor.prepare(study, claim, held.at, held.grant)
+            held.prepared = None
             held.execution = self._executor.start(prepared)
         except StartError as error:
             return self._note_failed_start(study, held, error)
         terms = study.text(claim.node).terms
         try:
             self._prepare_next(study, held)
-            end = await self._await_end(held, terms.walltime_s)
+            # A job's walltime is its scheduler's to keep: it begins with the job, and not with its time in the queue.
+            end = await self._await_end(held, None if terms.job else terms.walltime_s)
             is_finished = held.ending is None and end.code == 0 and not end.is_timeout
             held.execution.keep(end, is_finished=is_finished, is_lost=held.ending is Ending.LOST)
+        except JobLeftError as left:
+            held.limit, held.is_limit_started = held.at, left.has_begun
+            return False
         except (StartError, WarmShellError, LaunchError) as error:
             held.is_limit_started = not isinstance(error, StartError) and error.has_begun
             return self._note_failed_start(study, held, error)
@@ -105,7 +121,7 @@ class Slot:
         """While a sample runs: at its end the next one only has to be started. What fails now is told in its turn."""
         if self._is_preparing_ahead and held.at + 1 < held.limit:
             with contextlib.suppress(MrunError):
-                held.prepared = self._executor.prepare(study, held.claim, held.at + 1)
+                held.prepared = self._executor.prepare(study, held.claim, held.at + 1, held.grant)
 
     def _log_end(self, study: WorkedStudy, held: HeldClaim, end: Exit, outcome: Outcome) -> None:
         is_told = outcome.state is SampleState.FAILED and study.failures_logged < FAILURES_LOGGED_MOST
@@ -146,7 +162,7 @@ class Slot:
     def _note_failed_start(self, study: WorkedStudy, held: HeldClaim, error: MrunError) -> bool:
         """The sample goes back, its attempt kept; after some in a row this worker wants no more of the study."""
         held.limit = held.at
-        study.failed_starts += 1
+        study.failed_starts += not isinstance(error, LaunchError) or error.is_counted
         log.warning("sample_not_started", study=study.study, sample=held.at, why=error.message)
         if study.failed_starts >= FAILED_STARTS_MOST:
             self._refuse(study.study, error.message)

@@ -59,6 +59,8 @@ class WarmScript(msgspec.Struct, frozen=True):
     ends_group: bool = False
     #: See `needs_whole_shell`; only for bash.
     is_whole: bool = False
+    #: To which it is bound; (): to none.
+    cpus: tuple[int, ...] = ()
 
 
 def needs_whole_shell(step: PlanStep) -> bool:
@@ -88,6 +90,7 @@ class WarmOrder(msgspec.Struct, frozen=True):
     text: bytes
     ends_group: bool
     is_whole: bool
+    cpus: tuple[int, ...]
 
 
 class WarmShells:
@@ -112,7 +115,7 @@ class WarmShells:
         """
         if is_bash(script.shell) and _EXPANDED.intersection(script.environment.get(b"BASH_ENV", b"")):
             return None
-        return WarmOrder(script.shell, self._text(script), script.ends_group, script.is_whole)
+        return WarmOrder(script.shell, self._text(script), script.ends_group, script.is_whole, script.cpus)
 
     def start(self, order: WarmOrder) -> WarmProcess | None:
         """Start a script in a shell that is free, or in a new one.
@@ -124,12 +127,12 @@ class WarmShells:
         idle = self._idle.setdefault(shell, [])
         while idle:
             chosen = idle.pop()
-            if chosen.begin(order.text, is_whole=order.is_whole):
+            if chosen.begin(order.text, is_whole=order.is_whole, cpus=order.cpus):
                 return WarmProcess(chosen, idle, ends_group=order.ends_group)
             chosen.discard()
         if time.monotonic() < self._unfit_until.get(shell, 0.0) or (fresh := self._open(shell)) is None:
             return None
-        if not fresh.begin(order.text, is_whole=order.is_whole):
+        if not fresh.begin(order.text, is_whole=order.is_whole, cpus=order.cpus):
             fresh.discard()
             return None
         return WarmProcess(fresh, idle, ends_group=order.ends_group)

@@ -117,6 +117,7 @@ class WarmShell:
         self.is_dead = False
         self._watcher = watcher
         self._rest = b""
+        self._cpus: tuple[int, ...] = ()
         self._stopped_fd: int | None = None
         self._orders, self._order_bytes = os.memfd_create("mrun-warm"), 0
         try:
@@ -130,19 +131,29 @@ class WarmShell:
         self._loop.add_reader(self._status, self._note)
         watcher.began(self._popen.pid)
 
-    def begin(self, text: bytes, *, is_whole: bool) -> bool:
+    def begin(self, text: bytes, *, is_whole: bool, cpus: tuple[int, ...]) -> bool:
         """Run a text in a subshell. False: this shell is dead, and did nothing.
 
         Args:
             is_whole: bash makes a shell of its own of the subshell, without exec: that costs half as much again.
+            cpus: to which the subshell is bound; (): to those that the engine has.
         """
         self.hear()
+        self._pin(cpus)
         self.count += 1
         os.pwrite(self._orders, text, 0)
         if len(text) < self._order_bytes:
             os.ftruncate(self._orders, len(text))
         self._order_bytes = len(text)
         return not self.is_dead and self._tell(b"whole\n" if is_whole else b"\n")
+
+    def _pin(self, cpus: tuple[int, ...]) -> None:
+        """The shell waits for its line: it forks nothing before it has the affinity that the subshell is to have."""
+        if cpus == self._cpus:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(self._popen.pid, cpus or os.sched_getaffinity(0))
+        self._cpus = cpus
 
     def hear(self) -> bytes:
         """What it and its subshell said since the last time."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 
 import anyio
 import structlog
@@ -15,7 +16,9 @@ from anyio.abc import TaskGroup
 
 from mrun.engine.errors import BrokerAwayError, LauncherError
 from mrun.engine.records import ClaimRequest
+from mrun.engine.resources import JOBS, SLOTS, amounts_text, lacking
 from mrun.engine.store.bells import Bells
+from mrun.engine.store.demands import class_facts
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 from mrun.engine.store.views import Views
@@ -23,6 +26,7 @@ from mrun.engine.work.desk import Desk, Stop, WorkerOptions
 from mrun.engine.work.execution import Executor
 from mrun.engine.work.guard import GuardLink
 from mrun.engine.work.held import HeldClaim
+from mrun.engine.work.jobs import Jobs
 from mrun.engine.work.pulse import Pulse
 from mrun.engine.work.settler import Settler
 from mrun.engine.work.slot import Slot
@@ -32,8 +36,12 @@ from mrun.launchers.base import Launcher
 #: Without a bell, a worker looks for work so often (a token may have died with who took it); and so many times in a
 #: lease, at least: a look is a sign of life, and spares an idle worker its beats.
 _LOOK_EVERY_S, _LOOKS_A_LEASE = 5.0, 5
+#: One that has no room for what there is looks so often whether there is something smaller.
+_LOOK_FOR_ROOM_EVERY_S = 1.0
 #: The same for one that exits when everything is done.
 _LOOK_FOR_END_EVERY_S = 1.0
+#: However soon a worker without work is to leave, it looks no more often.
+_LOOK_LEAST_S = 0.1
 #: One that is to end now has so long to end what it runs, and then to hand it back, if the server hears it at all.
 _END_RUNNING_S, _FAREWELL_S = 5.0, 2.0
 
@@ -43,6 +51,8 @@ log = structlog.get_logger()
 def look_every_s(options: WorkerOptions) -> float:
     """How long a worker without work waits for a bell."""
     every_s = _LOOK_FOR_END_EVERY_S if options.is_exit_when_done else _LOOK_EVERY_S
+    if options.idle_exit_s is not None:
+        every_s = min(every_s, max(_LOOK_LEAST_S, options.idle_exit_s / 2))
     return min(every_s, options.lease_s / _LOOKS_A_LEASE)
 
 
@@ -53,6 +63,10 @@ class Worker:
         self._desk, self._store, self._bells, self._seal = desk, store, bells, seal
         self._views = Views(store, seal)
         self._is_idleness_told = False
+        #: Since when it holds nothing, and finds nothing to claim, on the monotonic clock.
+        self._idle_since: float | None = None
+        #: Streams of classes that do not fit, of which that was said.
+        self._unfit_told: set[str] = set()
         #: The server has answered a beat.
         self._is_known = False
 
@@ -75,7 +89,7 @@ class Worker:
                 life.start_soon(self._watch_signals)
                 life.start_soon(self._watch_guard, link)
                 life.start_soon(self._give_up, life.cancel_scope)
-                await self._beat_while(pulse, settler, slot)
+                await self._beat_while(pulse, settler, slot, executor.jobs)
                 # Only now: a beat after it would make the worker known again, for one lease.
                 await self._store.leave(desk.worker)
                 life.cancel_scope.cancel()
@@ -89,17 +103,25 @@ class Worker:
                 f"This worker ended and could not tell the server: {len(desk.held)} of its claims are not handed back.",
                 hint="Nothing to do: others run their samples when this worker's lease has ended.",
             )
-        if desk.options.is_exit_when_done and desk.stop is Stop.NONE:
+        if desk.stop is Stop.NONE:
+            # It was to exit by itself.
             await self._tell_refused()
 
-    async def _beat_while(self, pulse: Pulse, settler: Settler, slot: Slot) -> None:
+    async def _beat_while(self, pulse: Pulse, settler: Settler, slot: Slot, jobs: Jobs) -> None:
         """Claim, run and settle, from the first beat to the last settlement."""
         desk = self._desk
         await pulse.beat()
         self._is_known = True
-        log.info("worker_started", worker=desk.worker, queues=desk.options.queues, slots=desk.options.slots)
+        log.info(
+            "worker_started",
+            worker=desk.worker,
+            queues=desk.options.queues,
+            slots=desk.options.inventory.slots,
+            resources=desk.options.inventory.text,
+        )
         async with anyio.create_task_group() as beating:
             beating.start_soon(pulse.run)
+            await beating.start(jobs.run)
             async with anyio.create_task_group() as settling:
                 settling.start_soon(settler.run)
                 async with anyio.create_task_group() as running:
@@ -124,13 +146,14 @@ class Worker:
         """The claim duty: keep the slots busy until there is a reason to stop."""
         desk = self._desk
         while desk.stop is Stop.NONE:
-            free = desk.free_slots
-            if free <= 0:
-                await desk.slot_freed.wait(_LOOK_EVERY_S)
+            options, room = desk.options, desk.room.room(desk.running)
+            # Jobs need no slot: with none that is free, the worker looks for them now and then.
+            if not room.can_start and (await desk.slot_freed.wait(_LOOK_EVERY_S) or not room.free.get(JOBS)):
                 continue
             request = ClaimRequest(
-                free, desk.options.queues, tuple(desk.refused), desk.options.root_study, desk.time_left_ms()
-            )
+                room.free.get(SLOTS, 0), options.queues, tuple(desk.refused), options.root_study, desk.time_left_ms(),
+                room,
+            )  # fmt: skip
             asked_at = time.monotonic()
             answer = await self._store.claim(desk.worker, request)
             desk.note_look(asked_at, answer)
@@ -140,15 +163,41 @@ class Worker:
                 if desk.stop > Stop.NONE:
                     held.stop_after_current()
                 running.start_soon(slot.run, held)
+                self._idle_since = None
+            desk.room.note(answer, desk.running)
             if answer.status == "unknown":
                 await anyio.sleep(0.1)
             elif answer.status == "drain":
                 desk.ask_stop(Stop.DRAIN)
             elif not answer.claims and not answer.has_more_work:
-                if await self._is_all_done():
+                if await self._is_all_done() or self._has_idled():
                     return
-                await self._tell_idle()
-                await self._wait_for_work()
+                await self._tell_unfit(answer.unfit)
+                if answer.waiting or answer.unfit or answer.is_kept:
+                    # The bell rings for others: who listened now would hear nothing else.
+                    await desk.slot_freed.wait(_LOOK_FOR_ROOM_EVERY_S)
+                elif room.can_start:
+                    await self._tell_idle()
+                    await self._wait_for_work()
+
+    async def _tell_unfit(self, streams: Sequence[str]) -> None:
+        """Say once of each class that this worker can never run what it lacks, and how to give it."""
+        for stream in set(streams) - self._unfit_told:
+            self._unfit_told.add(stream)
+            study, _, number = stream.rpartition(":")
+            classes = await class_facts(self._store, study)
+            if len(classes) <= int(number):
+                continue  # the study is gone
+            found = classes[int(number)]
+            lacks = lacking(found.amounts, self._desk.options.inventory.most)
+            wanted = amounts_text({name: found.amounts[name] for name in lacks}, ",")
+            log.warning(
+                "samples_unfit",
+                study=study,
+                steps=found.steps,
+                why=f"They need {wanted.replace(',', ', ')}; this worker has {amounts_text(lacks)}.",
+                hint=f"Another worker must run them: mrun work --resources {wanted}",
+            )
 
     async def _tell_idle(self) -> None:
         """Say once that no study uses these queues: a name may be misspelt, or work is still to come."""
@@ -165,6 +214,19 @@ class Worker:
             return False
         return not await self._views.has_unfinished(options.queues, options.root_study, set(self._desk.refused))
 
+    def _has_idled(self) -> bool:
+        """Only for a worker that leaves when it is not needed: has it had no work for so long?"""
+        limit_s = self._desk.options.idle_exit_s
+        if limit_s is None or self._desk.held:
+            self._idle_since = None
+            return False
+        now = time.monotonic()
+        self._idle_since = now if self._idle_since is None else self._idle_since
+        if now - self._idle_since < limit_s:
+            return False
+        log.info("worker_idle", idle_s=round(now - self._idle_since, 1), does="leaves")
+        return True
+
     async def _wait_for_work(self) -> None:
         """Until a bell rings, or another duty says that a look is worth while."""
         every_s = look_every_s(self._desk.options)
@@ -179,7 +241,7 @@ class Worker:
             waiting.cancel_scope.cancel()
 
     async def _tell_refused(self) -> None:
-        """It exits because nothing is left but what it refused: that is no success."""
+        """It exits because nothing is there but what it refused: that is no success."""
         for study, why in self._desk.refused.items():
             if await self._views.has_unfinished(self._desk.options.queues, study, ()):
                 message = f"This worker refuses study '{study}', of which it can start nothing. {why}"

@@ -82,6 +82,13 @@ def test_execute_leaves_out_with_a_reason_what_this_mrun_refuses():
     assert all(found["left_out"].values())
 
 
+def test_samples_of_different_sizes_share_a_worker_and_nothing_else():
+    (found,) = found_by("resources")["rows"].values()
+    assert (found["overlaps"], found["wrong_numbers_of_cpus"]) == (0, 0)
+    assert set(found["steps"]) == {"one", "two", "four", "gpu"}
+    assert 0 < found["busy"] <= 1
+
+
 def test_durability_is_compared_with_the_default_and_with_the_disk_itself():
     found = found_by("durability")
     assert found["flush_ms"]["p50_ms"] > 0

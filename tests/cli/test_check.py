@@ -69,9 +69,9 @@ def test_check_shows_what_would_be_queued_and_touches_nothing(bare_home: Home) -
     assert f"samples  6: {bare_home.work}/table.csv\n" in done.stdout
     assert "queues   mesh_1, mesh_2, sim\n" in done.stdout
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert ["solve", "sim", "2", "6", "12", "mesh", "(each)"] in rows
-    assert ["mean", "sim", "2", "2", "solve", "(all)"] in rows
-    assert ["report", "sim", "1", "1", "mean", "(barrier)"] in rows
+    assert ["solve", "sim", "2", "6", "12", "cpus=1", "mesh", "(each)"] in rows
+    assert ["mean", "sim", "2", "2", "cpus=1", "solve", "(all)"] in rows
+    assert ["report", "sim", "1", "1", "cpus=1", "mean", "(barrier)"] in rows
     assert (
         "mesh  2 nodes × 6 samples\n"
         "└─each→ solve  2 nodes × 6 samples\n"
@@ -129,7 +129,7 @@ def test_samples_that_will_be_generated_are_said_to_be_unknown(bare_home: Home) 
     assert "scripts: not known yet" in told
     assert "samples  generated at queue time: " in told
     assert re.search(r"makes    \d+ files and \d+ directories, and for each sample 18 files and 4 directories\n", told)
-    assert re.search(r"^mesh +mesh_1,mesh_2 +2 +\? +\?$", told, re.MULTILINE)
+    assert re.search(r"^mesh +mesh_1,mesh_2 +2 +\? +\? +cpus=1$", told, re.MULTILINE)
 
 
 def test_nodes_are_listed(bare_home: Home) -> None:
@@ -257,3 +257,24 @@ def test_fifty_thousand_nodes_and_deep_chains_are_checked_in_seconds(bare_home: 
     assert "└─barrier→ three  1 script" in wide.stdout
     assert deep.stdout.splitlines()[-3].strip() == "└─all→ s1499  1 node  (after all s1498)"
     assert len(wide.stdout) < 10_000_000
+
+
+def test_check_tells_what_a_sample_of_each_step_takes_of_its_worker(home: Home) -> None:
+    text = """
+description: {name: sizes, description: d}
+study:
+  - {name: a, description: d, run: {cmd: 'run $(P)', procs: $(P), gpus: 1, resources: {licenses/foo: $(P)}}}
+  - {name: b, description: d, run: {cmd: run, procs: 2, cores per task: 4, exclusive: yes}}
+global.parameters:
+  P: {values: [1, 2], label: P.%%}
+"""
+    spec = home.write("sizes.yaml", text)
+    shown = home.run("check", str(spec)).stdout
+    assert "cpus=1, gpus=1, licenses/foo=1 | cpus=2, gpus=1, licenses/foo=2" in shown
+    assert "cpus=8, exclusive" in shown
+    steps = json.loads(home.run("--json", "check", str(spec)).stdout)["steps"]
+    rest = {"slots": 1, "gpus": 1, "exclusive": False}
+    assert [step["takes"] for step in steps] == [
+        [{"cpus": 1, "licenses/foo": 1, **rest}, {"cpus": 2, "licenses/foo": 2, **rest}],
+        [{"slots": 1, "cpus": 8, "exclusive": True}],
+    ]

@@ -228,7 +228,7 @@ def test_workers_of_a_spec_run_it_under_their_names(home: Home) -> None:
     done = ended(crew)
     assert done.returncode == 0, done.stderr
     assert "'-l' among the args of worker 'trainers' has no effect in mrun." in done.stderr
-    assert "'nodes' of worker 'trainers' has no effect yet" in done.stderr
+    assert "'nodes' of worker 'trainers' has no effect with batch type 'local'" in done.stderr
     assert "not for this machine: others" in done.stderr
     assert home.json("status", study)[0]["state"] == "finished"
 
@@ -257,6 +257,8 @@ def test_all_workers_of_a_spec_end_with_the_command_that_started_them(home: Home
         (["--steps", "sim", "--slots", "9", "--lease", "5", "--exit-when-done"],
          ["mrun work --queues sims --slots 9 --name simworkers --lease 5 --exit-when-done"]),
         (["--queues", "q1,q2"], ["mrun work --queues q1,q2"]),
+        (["--queues", "q", "--walltime", "1h30m"], ["mrun work --queues q --walltime 5400"]),
+        (["--queues", "q", "--walltime", "0:00:30", "--nodes", "here"], ["mrun work --queues q --walltime 30"]),
     ],
 )  # fmt: skip
 def test_echo_prints_the_commands_and_starts_nothing(shared_home: Home, words: list[str], expected: list[str]) -> None:
@@ -274,6 +276,9 @@ def test_echo_prints_the_commands_and_starts_nothing(shared_home: Home, words: l
         (["--queues", "q", "--steps", "sim"], 2, "--steps and --vars belong to a spec, and none was given."),
         (["bad.yaml"], 3, "-c of worker 'simworkers' must be a number of processes, and 'x' is not."),
         (["far.yaml"], 2, "None of the spec's workers may start on '"),
+        (["--queues", "q", "--walltime", "-3"], 2, "'-3' is no duration: write 1:30:00, 90m, 1h30m, or seconds"),
+        (["--queues", "q", "--nodes", "0"], 2, "'0' is no number of nodes, nor all or here."),
+        (["--queues", "q", "--nodes", "all"], 6, "'--nodes all' needs an allocation, and here is none."),
     ],
 )
 def test_what_workers_of_a_spec_refuse(shared_home: Home, words: list[str], code: int, expected: str) -> None:

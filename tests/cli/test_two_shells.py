@@ -54,6 +54,7 @@ QUEUE_KEYS = {
 }
 WORKER_KEYS = {
     *("worker", "name", "host", "pid", "queues", "slots", "claims", "is_draining", "lease_left_s", "lease_s"),
+    *("resources", "has_told_cpus"),
 }
 
 

@@ -19,7 +19,7 @@ FAKES = Path(__file__).parent / "fakes"
 CALLED = {
     "flux": {"flux": "flux"},
     "lsf": dict.fromkeys(("bsub", "bjobs", "bkill", "jsrun"), "lsf"),
-    "pbs": dict.fromkeys(("qsub", "qstat", "qdel"), "pbs"),
+    "pbs": dict.fromkeys(("qsub", "qselect", "qstat", "qdel"), "pbs"),
 }
 #: What a scheduler sets in an allocation, at the least.
 ALLOCATED = {

@@ -12,14 +12,13 @@ import msgspec
 import pytest
 
 from mrun.engine.errors import LauncherError
-from mrun.launchers.base import Launcher
+from mrun.launchers.base import Allocation, Launcher, WorkerAllocation
 from mrun.launchers.desk import JobDesk
-from mrun.launchers.find import launcher_named
-from mrun.launchers.prefixes import PREFIXES
+from mrun.launchers.find import launcher_named, prefix_named
 from mrun.launchers.resources import Needs, Resources
 from mrun.launchers.schedulers import EndKind, Job, JobState, JobStatus, Output
 from tests.conftest import wait_until
-from tests.launchers.kinds import ALLOCATED, NAMES, SHORT_S, Kind, NiceLauncher, faked, install
+from tests.launchers.kinds import ALLOCATED, NAMES, SHORT_S, Kind, faked, install
 
 #: Those whose allocation starts scripts, and those that take jobs.
 STARTING = tuple(name for name in NAMES if name != "pbs")
@@ -77,8 +76,7 @@ def script(tmp_path: Path):
 def test_a_launcher_is_found_by_its_name_and_has_one_set_of_words(kind):
     launcher = kind.launcher
     assert isinstance(launcher, Launcher)
-    if not isinstance(launcher, NiceLauncher):
-        assert launcher.prefix is PREFIXES[launcher.name]
+    assert launcher.prefix is prefix_named(launcher.name)
     asked = Resources(nodes="2", procs="4")
     assert launcher.prefix.words(asked) == launcher.prefix.words(asked)
 
@@ -106,6 +104,31 @@ def test_what_is_no_answer_is_read_as_none(kind):
 @every(*NAMES)
 def test_variables_for_steps_are_given_only_in_an_allocation(kind):
     assert kind.launcher.step_variables({}) == {}
+
+
+@every(*NAMES)
+def test_scripts_find_the_environment_of_their_worker(kind):
+    assert kind.launcher.script_variables({"PATH": "/bin", "LANG": "C"}) == {"PATH": "/bin", "LANG": "C"}
+
+
+@every("slurm", "flux", "lsf", "pbs")
+def test_words_that_start_a_worker_on_each_node_end_with_the_workers_own(kind):
+    words = kind.launcher.worker_command(("mrun", "work"), 2)
+    assert words[-2:] == ("mrun", "work")
+    assert len(words) > 2
+    assert kind.launcher.worker_nodes(Allocation(kind.name, "12", nodes=("a", "b"))) in (1, 2)
+
+
+@every("local", "nice")
+def test_who_starts_no_workers_on_other_nodes_says_what_to_do(kind):
+    assert not kind.launcher.launches_workers
+    for ask in (
+        lambda: kind.launcher.worker_command((), 2),
+        lambda: kind.launcher.allocate_command(WorkerAllocation()),
+    ):
+        with pytest.raises(LauncherError) as caught:
+            ask()
+        assert "--nodes" in caught.value.hint
 
 
 # ------------------------------------------------------------------------------------------------- a script

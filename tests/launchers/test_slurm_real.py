@@ -112,13 +112,16 @@ async def test_a_job_whose_node_goes_down_is_not_started_again(desk, slurm, tmp_
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_a_job_past_its_walltime_is_ended_by_slurm(desk, slurm, tmp_path):
-    # Slurm counts walltimes in minutes; a step in the job and the job itself are told of alike.
+    # A step in the job and the job itself are told of alike.
     launcher = await probed(SlurmLauncher(), slurm.environment)
-    words = " ".join(launcher.command(str(script(tmp_path, "sleep 600", "step.sh"))))
+    words = " ".join(launcher.command(str(script(tmp_path, "touch began; sleep 600", "step.sh"))))
     job = await desk.submit(
-        job_of(script(tmp_path, f"{words} 2> step.err; echo $? > step.code; sleep 600"), Needs(walltime_s=1))
+        job_of(script(tmp_path, f"{words} 2> step.err; echo $? > step.code; sleep 600"), Needs(walltime_s=600))
     )
-    status = await status_when(desk, job, JobState.ENDED, 200)
+    await anyio.to_thread.run_sync(lambda: wait_until((tmp_path / "began").exists, "the step began"))
+    # Slurm counts walltimes in minutes, and looks twice in one: an administrator can say that it is over now.
+    slurm.run("scontrol", "update", f"JobId={job}", "EndTime=now")
+    status = await status_when(desk, job, JobState.ENDED, 60)
     assert status.end.kind is EndKind.TIMED_OUT
     assert "TIMEOUT" in status.end.why
     complaint = (tmp_path / "step.err").read_text() + (tmp_path / "script.sh.err").read_text()
@@ -259,3 +262,12 @@ async def test_a_step_on_a_node_that_goes_down_has_failed_with_it(desk, slurm, t
     # With --no-kill, srun ends with code 0, as if all were well.
     assert launcher.end_of(output).kind is EndKind.NODE_FAILED, output
     await desk.cancel([job])
+
+
+async def test_a_job_is_found_by_its_name_while_slurm_remembers_it(desk, tmp_path):
+    path = script(tmp_path, "true")
+    jobs = [await desk.submit(job_of(path, name=name)) for name in ("mrun-a-0-1-0", "mrun-a-0-11-0", "mrun-a-0-1-0")]
+    await status_when(desk, jobs[2], JobState.ENDED)
+    assert await desk.find("mrun-a-0-1-0") == jobs[2]
+    assert await desk.find("mrun-a-0-11-0") == jobs[1]
+    assert await desk.find("mrun-a-0-2-0") == ""

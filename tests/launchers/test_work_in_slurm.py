@@ -60,13 +60,13 @@ def logged(path: Path, event: str) -> list[dict[str, object]]:
     return [entry for entry in entries if entry.get("event") == event]
 
 
-def run_packed(lab: Lab, samples: int) -> None:
+def run_packed(lab: Lab, samples: int, workers: str) -> None:
     np.save(lab.directory / "samples.npy", np.arange(float(samples)))
     report = 'echo "$SLURMD_NODENAME" >> $LEDGER/nodes; echo "$2" >> $LEDGER/$1'
     study = lab.queue(lab.spec(PACKED.replace("./../../../../report", f"bash {lab.directory}/report")))
     (lab.directory / "report").write_text(f"{report}\n")
     options = ("--nodes=2", f"--ntasks={2 * CORES}", f"--ntasks-per-node={CORES}", "--time=30", "--mem=800")
-    out = in_batch(lab, f"mrun work --queues merlin --slots {2 * CORES} --exit-when-done", *options)
+    out = in_batch(lab, f"mrun work --queues merlin {workers} --exit-when-done", *options)
     status = lab.wait_for_end(study, 100)
     assert status["state"] == "finished", out.read_text()
     # Every process of every sample ran, on both nodes, and nothing failed.
@@ -76,13 +76,14 @@ def run_packed(lab: Lab, samples: int) -> None:
     assert set(lab.ledger("nodes")) == set(NODES)
 
 
-def test_launchers_of_many_samples_share_an_allocation_of_two_nodes(lab):
-    run_packed(lab, 10)
+@pytest.mark.parametrize("workers", [f"--slots {2 * CORES}", "--nodes all"])
+def test_launchers_of_many_samples_share_an_allocation_of_two_nodes(lab, workers):
+    run_packed(lab, 10, workers)
 
 
 @pytest.mark.slow
 def test_two_hundred_samples_with_launchers_of_one_two_and_four_procs(lab):
-    run_packed(lab, 67)
+    run_packed(lab, 67, f"--slots {2 * CORES}")
 
 
 def test_a_worker_knows_its_cores_and_the_end_of_its_allocation(lab, own_server):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import replace
 
-from mrun.engine.records import BeatAnswer, ClaimAnswer, ClaimRequest, OutcomeRun, SettleAnswer, Settlement
+from mrun.engine.records import BeatAnswer, ClaimAnswer, ClaimRequest, OutcomeRun, Room, SettleAnswer, Settlement
+from mrun.engine.resources import Demand, encode_demands, fits
 from mrun.engine.store import stored_plan
 from tests.store.plans import SEAL
 from tests.store.promise import LEASE_S, OPEN, End, Held, Past, Promise
 from tests.store.small_moves import QUEUES, WORKERS, Moves, decode, encode
+
+#: What the three classes of a plan take.
+DEMANDS = (Demand(), Demand(cpus=2), Demand(gpus=1, is_exclusive=True))
 
 
 class Account:
@@ -32,7 +37,7 @@ class Account:
         study = f"study{len(self.promises)}"
         fields = [word for pair in stored_plan.encode_plan(plan, study, SEAL) for word in pair]
         facts = ["name", "test", "root", study, "walltimes", "[0,0,0]", "priority", 0]
-        facts += ["nodes_left", len(plan.nodes), "step_count", len(plan.steps)]
+        facts += ["nodes_left", len(plan.nodes), "step_count", len(plan.steps), "demands", encode_demands(DEMANDS)]
         self.moves.run("submit", study, 3600, "plan", *fields)
         for _ in range(2):
             assert self.moves.run("commit", study, len(fields) // 2, 0, "", *facts) == b"committed"
@@ -58,8 +63,10 @@ class Account:
         for number in [n for n in held if n not in known and n <= self.highest[worker]]:
             del held[number]
 
-    def _claim(self, worker: str, slots: int, is_twice: bool, is_late: bool) -> tuple[dict[int, Held], bool]:
-        token, request = next(self.tokens), encode(ClaimRequest(slots, QUEUES))
+    def _claim(
+        self, worker: str, slots: int, is_twice: bool, is_late: bool, room: Room | None = None
+    ) -> tuple[dict[int, Held], bool]:
+        token, request = next(self.tokens), encode(ClaimRequest(slots, QUEUES, room=room))
         raw = self.moves.run("claim", worker, token, request)
         if is_twice:
             assert self.moves.run("claim", worker, token, request) == raw
@@ -67,7 +74,13 @@ class Account:
             assert decode(self.moves.run("claim", worker, token - 1, request), ClaimAnswer).claims == ()
         answer, fresh = decode(raw, ClaimAnswer), {}
         assert answer.status == "ok"
-        assert len(answer.claims) <= slots
+        if room is None:
+            assert len(answer.claims) <= slots
+        else:
+            taken = Counter()
+            for claim in answer.claims:
+                taken.update(claim.takes)
+            assert fits(taken, room.free), f"{taken} of {room}"
         for claim in answer.claims:
             promise = self.promises[claim.study]
             places = promise.places()[claim.node]

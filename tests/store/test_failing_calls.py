@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from mrun.engine.errors import MrunError
+from mrun.engine.errors import MrunError, NotFoundError
 from mrun.engine.ids import new_study_id
 from mrun.engine.records import OutcomeRun
+from mrun.engine.store.allocs import PAUSE, Allocs, AllocState, AllocTerms
 from mrun.engine.store.store import Store, _move_text
 from tests.store.plans import SEAL, IdleWorker, S, larger, make_plan, state_of, step_counts, submit
 from tests.store.test_leases import lose, now_ms
@@ -37,6 +38,7 @@ PLAN = make_plan(
     S("b", after=("a",)),
     S("f", False, after=("b*",)),
 )
+ALLOC = AllocTerms("sim", "ab12", "slurm", ("q",), 3600.0)
 MOVE_FILES = (resources.files("mrun.engine.store") / "moves").iterdir()
 #: All but the one that is a single call.
 MOVES = sorted({file.name.removesuffix(".lua") for file in MOVE_FILES} - {"mark"})
@@ -48,7 +50,7 @@ class Stage:
     """A study with samples in every state, one beside it that nothing is done to, and who works on them."""
 
     def __init__(self, store: Store) -> None:
-        self.store = store
+        self.store, self.allocs = store, Allocs(store, SEAL)
         self.worker, self.other = IdleWorker(store, "worker", slots=3), IdleWorker(store, "other", slots=1)
 
     async def build(self) -> None:
@@ -115,6 +117,23 @@ class Stage:
     async def _purge(self) -> Act:
         return lambda: self.store.purge(self.study)
 
+    async def _alloc_add(self) -> Act:
+        return lambda: self.allocs.add(ALLOC)
+
+    async def _alloc_keep(self) -> Act:
+        await self.allocs.add(ALLOC)
+        return lambda: self.allocs.keep("sim", "keeper", 60)
+
+    async def _alloc_note(self) -> Act:
+        await self.allocs.add(ALLOC)
+        kept = await self.allocs.keep("sim", "keeper", 60)
+        assert kept is not None
+        return lambda: self.allocs.note(kept, "keeper", AllocState(last_number=1))
+
+    async def _alloc_ask(self) -> Act:
+        await self.allocs.add(ALLOC)
+        return lambda: self.allocs.ask("sim", PAUSE)
+
     async def _forget(self) -> Act:
         await self.store.cancel(self.study)
         for worker in (self.worker, self.other):
@@ -126,7 +145,7 @@ class Stage:
 async def does_fail(store: Store, move: str, number: int, act: Act, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Do it, with the so-manieth call of the move failing. False: it has fewer."""
     shebang, text = _move_text(move).split("\n", 1)
-    real = store._run
+    real = store.run
 
     async def run(name: str, *words: Any) -> Any:
         if name != move:
@@ -134,7 +153,7 @@ async def does_fail(store: Store, move: str, number: int, act: Act, monkeypatch:
         return await store.client.eval(f"{shebang}\n{FAILING}{text}", 2, store.keys.root, number, *words)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_run", run)
+        patch.setattr(store, "run", run)
         try:
             await act()
         except ResponseError as error:
@@ -178,6 +197,9 @@ async def assert_sound(store: Store, stage: Stage) -> None:
                 {"finished": samples},
                 {"finished": 1},
             ]
+    for name in await stage.allocs.names():
+        with contextlib.suppress(NotFoundError):
+            assert (await stage.allocs.look(name)).terms == ALLOC
     assert await store.client.keys(f"{store.keys.root}worker:*") == []
     left = await store.client.keys(f"{store.keys.root}study:*") + await store.client.keys(f"{store.keys.root}queue:*")
     assert [key for key in left if await store.client.ttl(key) < 0] == []

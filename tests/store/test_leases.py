@@ -358,13 +358,13 @@ async def test_late_copy_of_an_old_claim_request_claims_nothing(store: Store, mo
     study = await submit(store, make_plan(4, S("a", options={"chunk": 1})))
     worker = await worker_of(store, "worker")
     sent: list[tuple[object, ...]] = []
-    real = store._run
+    real = store.run
 
     async def noting(move: str, *words):
         sent.append((move, *words))
         return await real(move, *words)
 
-    monkeypatch.setattr(store, "_run", noting)
+    monkeypatch.setattr(store, "run", noting)
     (first,) = await worker.claim()
     (second,) = await worker.claim()
     # When the newest comes twice, its answer is the same; and an older one finds nothing for it

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mrun.engine.records import ReclaimAnswer
+from mrun.engine.records import Kept, ReclaimAnswer, Room
 from mrun.engine.store import stored_plan
 from tests.conftest import TestServer
 from tests.store.checks import Checks
@@ -55,6 +55,21 @@ def plans(draw):
     return make_plan(draw(st.sampled_from([1, 2, 7, 8, 9, 16, 19])), *steps)
 
 
+#: What a worker may have free, of three slots and CPUs and a GPU, with or without a promise.
+ROOMS = st.none() | st.builds(
+    Room,
+    st.fixed_dictionaries({"slots": st.integers(1, 3), "cpus": st.integers(0, 3), "gpus": st.integers(0, 1)}),
+    st.sampled_from([{"slots": 3, "cpus": 3, "gpus": 1}, {"slots": 3, "cpus": 3}, {"slots": 3, "cpus": 1}]),
+    st.booleans(),
+    st.none()
+    | st.builds(
+        Kept,
+        st.sampled_from(QUEUES),
+        st.sampled_from(["study0:0", "study0:1", "study1:1", "study1:2"]),
+        st.fixed_dictionaries({"slots": st.integers(0, 3), "cpus": st.integers(0, 3)}),
+        st.sampled_from([0, 1, 1000]),
+    ),
+)
 #: Finished; failed; blocking; to be run again; and one that stops the study.
 OUTCOMES = st.sampled_from(
     [("finished", 0, 0)] * 4 + [("failed", 0, 0), ("failed", 0, 1), ("failed", 0, 1), ("retry", 0, 0), ("retry", 1, 0)]
@@ -89,7 +104,7 @@ class StoreMachine(Checks, RuleBasedStateMachine):
     @rule(data=st.data(), slots=st.integers(1, 5), is_twice=st.booleans(), is_late=st.booleans())
     def claim(self, data, slots, is_twice, is_late) -> None:
         worker = data.draw(st.sampled_from(sorted(self.held)))
-        self._claim(worker, slots, is_twice, is_late)
+        self._claim(worker, slots, is_twice, is_late, data.draw(ROOMS))
 
     @precondition(lambda self: any(self.known.values()))
     @rule(data=st.data(), is_twice=st.booleans())

@@ -79,7 +79,7 @@ async def test_commit_that_comes_again_after_a_purge_revives_nothing(store: Stor
     plan = make_plan(9, S("a", rows=900))
     study = await submit(store, plan)
     fields = Staged(await store.client.hlen(store.keys.plan(study)), 0)
-    await store._run("purge", study)
+    await store.run("purge", study)
     assert await store.client.exists(store.keys.plan(study))
     with pytest.raises(NotFoundError):
         await store.commit(study, fields, ["name", "test"])

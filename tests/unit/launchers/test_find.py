@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 
 from mrun.engine.errors import LauncherError
-from mrun.launchers.find import BUILT_IN, enclosing, launcher_named, names
-from mrun.launchers.prefixes import PREFIXES
+from mrun.launchers.find import BUILT_IN, enclosing, launcher_named, names, prefix_named
 from tests.launchers.kinds import ALLOCATED, install
 
 
-def test_every_batch_type_has_a_launcher_with_its_words():
-    assert BUILT_IN.keys() == PREFIXES.keys()
-    assert all(BUILT_IN[name].prefix is prefix for name, prefix in PREFIXES.items())
+def test_every_launcher_has_its_name_and_its_words():
+    assert all(kind.name == name for name, kind in BUILT_IN.items())
+    assert all(prefix_named(name) is kind.prefix for name, kind in BUILT_IN.items())
 
 
 def test_an_unknown_name_is_an_error_with_the_nearest():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mrun.launchers.prefixes import PREFIXES
+from mrun.launchers.find import BUILT_IN, prefix_named
 from mrun.launchers.resources import Resources, clock
 
 ALL = Resources(
@@ -53,7 +53,7 @@ PAIR = Resources(nodes="2", procs="8")
     ],
 )
 def test_words_of_a_launcher(batch_type, asked, expected):
-    assert " ".join(PREFIXES[batch_type].words(asked)) == expected
+    assert " ".join(prefix_named(batch_type).words(asked)) == expected
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,10 @@ def test_walltimes_as_a_clock_shows_them(seconds, expected):
     assert clock(seconds) == expected
 
 
-@pytest.mark.parametrize("batch_type", PREFIXES)
+@pytest.mark.parametrize("batch_type", BUILT_IN)
 def test_a_launcher_knows_what_it_makes_flags_of(batch_type):
     # Given everything, each field that is left out changes the words if, and only if, the launcher knows it.
-    prefix = PREFIXES[batch_type]
+    prefix = prefix_named(batch_type)
     own = {"mpiexec": {"gpus"}, "jsrun": {"gpus"}}  # gpus per task come before gpus there
     whole = prefix.words(ALL)
     for field in set(Resources.__struct_fields__) - {"has_mpiexec"}:

@@ -112,7 +112,8 @@ def test_a_job_in_words():
 def test_steps_have_their_own_cores_in_the_words_of_the_version(version, share):
     launcher = SlurmLauncher().probed(Output(0, f"{version}\n"))
     assert launcher.command("/s.sh", Needs(procs=2, cores_per_task=3, gpus=1)) == (
-        *("srun", "--quiet", "--nodes=1", "--ntasks=1", "--cpus-per-task=6", "--gpus=1", share, "/s.sh"),
+        *("srun", "--quiet", "--export=ALL", "--nodes=1", "--ntasks=1"),
+        *("--cpus-per-task=6", "--gpus=1", share, "/s.sh"),
     )
     variable = "SLURM_EXACT" if share == "--exact" else "SLURM_EXCLUSIVE"
     assert launcher.step_variables({"SLURM_JOB_ID": "1"}) == {variable: "1", "SLURM_MEM_PER_NODE": "0"}

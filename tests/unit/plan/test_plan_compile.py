@@ -55,8 +55,10 @@ def test_what_is_the_shells_stays(cmd):
         (step("s", resources={"nodes": "$(P)x"}), "nodes must be a whole number of at least 1, not '1x'."),
         (step("s", "$(LAUNCHER)[4p]", resources={"procs": 2}), "'$(LAUNCHER)[4p]' asks for more nodes or procs"),
         (step("s", batch_type="slrum"), "'slrum' is no batch type."),
-        (step("s", mode="job"), "'mode: job' of step 's' is not supported yet."),
-        (step("s", named_resources={"licenses/x": 1}), "Named resources of step 's' are not supported yet."),
+        (step("s", mode="many"), "The mode of step 's' must be one of inside, step, job, not 'many'."),
+        (step("s", named_resources={"a/x": "few"}), "resources.a/x of step 's' must be a whole number of at least 1"),
+        (step("s", named_resources={"cpus": 1}), "resources of step 's' can't be called 'cpus'."),
+        (step("s", named_resources={"a,b": 1}), "resources of step 's' can't be called 'a,b'."),
         (step("s", "$(MERLIN_PATHS_ALL)"), "'$(MERLIN_PATHS_ALL)' of 200000 samples is longer than any list"),
     ],
 )

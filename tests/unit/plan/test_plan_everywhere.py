@@ -81,7 +81,7 @@ def essence(plan: Plan) -> tuple[object, ...]:
         *(("BATCH", f"{key}: §", value) for key, value in [
             ("bank", "b"), ("queue", "q"), ("walltime", "60"), ("nodes", "all"), ("nodes", "2"), ("dry_run", "no"),
             ("launch_pre", "x"), ("launch_args", "x"), ("worker_launch", "x"), ("flux_path", "x"),
-            ("flux_start_opts", "x"), ("flux_exec", "x"), ("flux_exec_workers", "x"), ("reservation", "x"),
+            ("flux_start_opts", "x"), ("flux_exec", "x"), ("flux_exec_workers", "no"), ("reservation", "x"),
         ]),
         ("PVALUE", "§", "7"), ("PLABEL", "§", "Q"), ("PNAME", "§", "long name"),
         ("FILE", "§", "t.csv"), ("FILE", "§/t.npy", "data"), ("COLUMN", "§", "Y"),
@@ -119,7 +119,7 @@ def test_a_list_of_column_labels_may_be_a_variable(tmp_path):
         ("retry_delay", "retry_delay of step 'sim' must be a number of seconds, not 'many'."),
         ("chunk", "chunk of step 'sim' must be auto or a whole number, not 'many'."),
         ("on_failure", "on_failure of step 'sim' must be one of continue, skip, abort, not 'many'."),
-        ("mode", "'mode: many' of step 'sim' is not supported yet."),
+        ("mode", "The mode of step 'sim' must be one of inside, step, job, not 'many'."),
         ("warm", "'warm' of step 'sim' must be yes or no, not 'many'."),
     ],
 )

@@ -143,7 +143,7 @@ def test_batch_types_of_rows_have_words_texts_and_files_of_their_own():
 def test_a_step_whose_rows_do_not_differ_does_not_pay():
     spec = make_spec(
         step("plain", "$(LAUNCHER) $(P)", walltime="60"),
-        step("unused", "true", resources={"procs": "$(P)"}),
+        step("unused", "true", resources={"bind": "$(P)"}),
         step("equal", "$(LAUNCHER) $(P)", walltime="$(W)"),
         batch=SLURM,
         parameters=(parameter("P", [1, 2, 3]), parameter("W", ["1:00", "60", "1:00"])),
@@ -185,10 +185,39 @@ def test_rows_of_one_walltime_share_a_class_with_other_steps_of_it():
     assert the_plan.class_walltimes_s() == [60, 3600, 0, 60]
 
 
-def test_resources_that_differ_by_row_do_not_make_classes():
-    made = step("s", "$(LAUNCHER) x", resources={"procs": "$(P)"})
-    the_plan = plan(make_spec(made, batch=SLURM, parameters=(parameter("P", range(1, 200)),)))
-    assert set(terms(the_plan, "resource_class")) == {0}
+def test_rows_that_need_different_resources_are_in_different_classes():
+    made = step("s", resources={"procs": "$(P)", "cores per task": 2}, named_resources={"licenses/x": "$(L)"})
+    parameters = (parameter("P", [1, 2, 1, 1]), parameter("L", [1, 1, 3, 1], ["a", "b", "c", "d"]))
+    the_plan = plan(make_spec(made, parameters=parameters))
+    assert terms(the_plan, "resource_class") == [0, 1, 2, 0]
+    assert [one.text for one in the_plan.class_demands()] == [
+        "cpus=2, licenses/x=1", "cpus=4, licenses/x=1", "cpus=2, licenses/x=3",
+    ]  # fmt: skip
+
+
+def test_a_thousand_needs_are_few_classes_and_none_promises_too_little():
+    made = step("s", resources={"procs": "$(P)"})
+    the_plan = plan(make_spec(made, parameters=(parameter("P", range(1, 1001)),)))
+    largest = the_plan.class_demands()
+    assert len(largest) < CLASSES_MOST
+    for number, demand in zip(terms(the_plan, "resource_class"), terms(the_plan, "demand"), strict=True):
+        assert demand.cpus <= largest[number].cpus <= max(demand.cpus * 1.2, demand.cpus + 1)
+
+
+@pytest.mark.parametrize(
+    ("run", "text"),
+    [
+        ({}, "cpus=1"),
+        ({"procs": 2, "cores per task": 4}, "cpus=8"),
+        ({"nodes": 2}, "cpus=2"),
+        ({"procs": 2, "gpus per task": 2}, "cpus=2, gpus=4"),
+        ({"procs": 2, "gpus per task": 2, "gpus": 3}, "cpus=2, gpus=3"),
+        ({"exclusive": "yes"}, "cpus=1, exclusive"),
+    ],
+)
+def test_what_a_sample_takes_of_a_worker(run, text):
+    (made,) = plan(make_spec(step("s", resources=run))).steps
+    assert made.demand.text == text
 
 
 def test_a_thousand_walltimes_are_few_classes_and_none_promises_too_little():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
+import msgspec
 import pytest
 
 from mrun.engine.errors import SpecError
 from mrun.engine.plan.workers import is_here, order_workers
-from mrun.engine.spec.model import Text, WorkerSettings
+from mrun.engine.spec.model import Batch, Text, WorkerSettings
+from mrun.launchers.worker_launch import WorkerLaunch
 
 from .specs import make_spec, parameter, place, plan, step, text
 
@@ -119,6 +123,61 @@ def test_queues_of_every_row_are_listened_to():
     assert workers == [("w", ("q1", "q2"), None)]
 
 
-def test_a_workers_batch_and_nodes_are_a_warning():
+BATCH = Batch(
+    type=Text("slurm"), nodes=Text("4"), bank=Text("$(BANK)"), walltime=Text("1:30:00"), launch_pre=Text("numactl"),
+    launch_args=Text("-l"), flux_exec_workers=Text("no"),
+)  # fmt: skip
+OF_BATCH = WorkerLaunch(
+    type="slurm", nodes="4", bank="physics", walltime_s=5400.0, launch_pre="numactl", launch_args="-l",
+    has_flux_exec=False,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, OF_BATCH),
+        # its own number of nodes comes before the block's
+        ({"nodes": Text("2")}, msgspec.structs.replace(OF_BATCH, nodes="2")),
+        ({"nodes": Text("all")}, msgspec.structs.replace(OF_BATCH, nodes="all")),
+        # and its own block takes that one's place
+        ({"batch": {"type": Text("flux"), "flux_exec": Text("$(BANK)")}}, WorkerLaunch("flux", flux_exec="physics")),
+        ({"batch": {"queue": Text("q")}}, WorkerLaunch("local", queue="q")),
+    ],
+)
+def test_a_worker_is_launched_as_its_batch_says(settings, expected):
+    _, found = ordered(worker("w", steps=("a",), **settings), batch=BATCH, variables={"BANK": "physics"})
+    assert [one.launch for one in found.here] == [expected, OF_BATCH]
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        ({"type": "slrum"}, "'slrum' is no batch type."),
+        ({"type": "slurm", "launch_args": "'-l"}, "launch_args of batch of worker 'w' can't be read"),
+        ({"type": "slurm", "nodes": "many"}, "nodes must be a whole number of at least 1, or 'all', not 'many'."),
+        ({"type": "slurm", "walltime": "soon"}, "'soon' is not a walltime."),
+        ({"type": "flux", "flux_exec_workers": "perhaps"}, "flux_exec_workers must be yes or no, not 'perhaps'."),
+    ],
+)
+def test_what_a_workers_batch_can_not_say(batch, said):
+    # Each through a variable: what is wrong as it stands is found when the spec is read.
+    variables = {f"V_{key}": value for key, value in batch.items()}
+    with pytest.raises(SpecError, match=re.escape(said)):
+        ordered(worker("w", batch={key: Text(f"$(V_{key})") for key in batch}), variables=variables)
+
+
+def test_nodes_that_a_launcher_makes_nothing_of_are_a_warning():
+    for batch in ({}, {"type": Text("lsf")}):
+        _, found = ordered(worker("w", nodes=Text("2"), batch=batch))
+        (warning,) = found.warnings
+        kind = "lsf" if batch else "local"
+        assert f"'nodes' of worker 'w' has no effect with batch type '{kind}': it starts on one machine." in warning
     _, found = ordered(worker("w", nodes=Text("2"), batch={"type": Text("slurm")}))
-    assert [warning.partition(": ")[2].partition(" of ")[0] for warning in found.warnings] == ["'nodes'", "'batch'"]
+    assert found.warnings == ()
+
+
+def test_a_worker_that_only_submits_jobs_needs_no_allocation():
+    steps = (step("a", mode="job"), step("b"))
+    _, found = ordered(worker("w", steps=("a",)), steps=steps, batch=Batch(type=Text("slurm")))
+    assert [(one.name, one.launch.nodes) for one in found.here] == [("w", "here"), ("default_worker", "")]

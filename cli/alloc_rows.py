@@ -1,0 +1,135 @@
+"""Allocations as they are listed: what the server has of them → rows, and rows → text."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from mrun.cli.invocation import Session
+from mrun.cli.output import Output
+from mrun.cli.shown import counted, duration, instant
+from mrun.engine.alloc.rules import fits
+from mrun.engine.errors import NotFoundError, SealError
+from mrun.engine.store.allocs import FORCE, PAUSE, REMOVE, Allocs, KeptAlloc
+from mrun.engine.store.backlog import Backlog, look_at_backlog
+
+
+class AllocRow(msgspec.Struct, frozen=True):
+    """An allocation, as it is listed. Instants in seconds since the epoch.
+
+    Attributes:
+        ready: samples that fit, and wait for a worker.
+        unheard: jobs that were about to be submitted when nothing more was heard.
+        jobs: the scheduler's ids of those that wait or run.
+        keeper: who runs `mrun alloc run`; empty: nobody does.
+    """
+
+    name: str
+    scheduler: str
+    queues: tuple[str, ...]
+    nodes: int
+    walltime_s: float
+    ready: int
+    queued: int
+    running: int
+    unheard: int
+    ended: int
+    max_jobs: int
+    state: str
+    failures: int
+    error: str
+    retry_at: float | None
+    keeper: str
+    jobs: tuple[str, ...]
+
+
+async def alloc_rows(output: Output, session: Session) -> list[AllocRow]:
+    """All allocations that this user's key opens; the others are warned of."""
+    allocs, rows = Allocs(session.store, session.seal), []
+    workers = await session.views.workers()
+    for name in await allocs.names():
+        try:
+            kept: KeptAlloc = await allocs.look(name)
+        except NotFoundError:
+            continue
+        except SealError as error:
+            output.warn([error.message])
+            continue
+        fitting = functools.partial(fits, kept.terms, kept.state)
+        backlog = await look_at_backlog(session.store, kept.terms.queues, workers, kept.now_ms, fitting)
+        rows.append(_row(kept, backlog))
+    return rows
+
+
+def show_allocs(output: Output, rows: Sequence[AllocRow]) -> None:
+    """A table, and below it what is wrong."""
+    output.data([_json(row) for row in rows])
+    output.ids(row.name for row in rows)
+    if not rows:
+        output.say("no allocations")
+        return
+    columns = ("name", "scheduler", "queues", "nodes", "walltime", "ready", "queued", "running", "of", "ended", "state")
+    output.table(
+        columns,
+        [
+            (
+                *(row.name, row.scheduler, ",".join(row.queues), row.nodes, duration(row.walltime_s), row.ready),
+                *(row.queued + row.unheard, row.running, row.max_jobs, row.ended, row.state),
+            )
+            for row in rows
+        ],
+    )
+    for row in rows:
+        if row.error:
+            output.say(f"{row.name}: {row.error}")
+        if row.retry_at is not None:
+            output.say(f"{row.name}: {counted(row.failures, 'failure')} in a row; next try at {instant(row.retry_at)}")
+        if row.state == "paused":
+            output.note(f"'{row.name}' is paused: `mrun alloc resume {row.name}` goes on with it")
+        if not row.keeper:
+            output.note(f"nobody keeps '{row.name}': `mrun alloc run` does")
+
+
+def _json(row: AllocRow) -> dict[str, Any]:
+    return msgspec.structs.asdict(row) | {"retry_at": None if row.retry_at is None else instant(row.retry_at)}
+
+
+def _row(kept: KeptAlloc, backlog: Backlog) -> AllocRow:
+    terms, state = kept.terms, kept.state
+    jobs = [job for job in state.jobs if job.job]
+    is_waiting = kept.now_ms < state.retry_at_ms and not state.is_paused
+    return AllocRow(
+        name=terms.name,
+        scheduler=terms.kind,
+        queues=terms.queues,
+        nodes=terms.nodes,
+        walltime_s=terms.walltime_s,
+        ready=backlog.samples,
+        queued=sum(not job.is_running for job in jobs),
+        running=sum(job.is_running for job in jobs),
+        unheard=len(state.jobs) - len(jobs),
+        ended=state.ended,
+        max_jobs=terms.max_jobs,
+        state=_state_word(kept, is_failing=is_waiting),
+        failures=state.failures,
+        error=state.error,
+        retry_at=state.retry_at_ms / 1000 if is_waiting else None,
+        keeper=kept.keeper,
+        jobs=tuple(job.job for job in jobs),
+    )
+
+
+def _state_word(kept: KeptAlloc, *, is_failing: bool) -> str:
+    state = kept.state
+    words = {
+        "removing": kept.request in (REMOVE, FORCE),
+        "paused": kept.request == PAUSE or state.is_paused,
+        "failing": is_failing,
+        "not kept": not kept.keeper,
+        "working": any(job.is_running for job in state.jobs),
+        "waiting": bool(state.jobs),
+    }
+    return next((word for word, is_so in words.items() if is_so), "idle")

@@ -1,0 +1,149 @@
+"""What is said of a new allocation: options → terms."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Callable, Collection
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import msgspec
+
+from mrun.cli.durations import as_duration_s
+from mrun.engine.errors import LauncherError, UsageError
+from mrun.engine.resources import read_resources
+from mrun.engine.store.allocs import AllocTerms
+from mrun.engine.store.connect import Broker
+from mrun.launchers.desk import JobDesk
+from mrun.launchers.find import launcher_named
+from mrun.launchers.schedulers import Scheduler
+
+#: Names stand in names of jobs, of files and of keys.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", re.ASCII)
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]", re.ASCII)
+_JOBS_MOST, _NODES_MOST = 1000, 100_000
+#: Addresses under which another node finds itself.
+_OWN_HOSTS = ("localhost", "::1")
+
+
+class AllocWords(msgspec.Struct, frozen=True):
+    """What was said with `terms_options`."""
+
+    kind: str
+    extra: tuple[str, ...]
+    queues: str
+    walltime_s: float
+    nodes: int
+    cores: int
+    gpus: int
+    slots: int
+    resources: str
+    max_jobs: int
+    min_backlog: int
+    idle_exit_s: float
+    name: str
+    bank: str
+    partition: str
+    qos: str
+    reservation: str
+    is_untried: bool = False
+
+
+def terms_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what an allocation is."""
+    for decorate in reversed((
+        click.argument("kind", metavar="slurm|flux|lsf|pbs"),
+        click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[-- WORDS…]"),
+        click.option("--queues", required=True, metavar="Q1,Q2", help="Queues (task_queue of steps) to work on."),
+        click.option("--walltime", "--time-limit", "walltime_s", required=True, callback=as_duration_s, metavar="TIME",
+                     help="Of each job, such as 2h or 1:30:00."),
+        click.option("--nodes", type=click.IntRange(1, _NODES_MOST), default=1, show_default=True,
+                     help="Of each job; there is a worker on every one."),
+        click.option("--cores", type=click.IntRange(0, 4096), default=0, help="Of each node. [default: whole nodes]"),
+        click.option("--gpus", type=click.IntRange(0, 4096), default=0, show_default=True, help="Of each node."),
+        click.option("--slots", type=click.IntRange(0, 4096), default=0,
+                     help="Scripts to run at once on each node. [default: its cores]"),
+        click.option("--resources", metavar="NAME=N,…", default="", help="As of mrun work, on each node."),
+        click.option("--max-jobs", type=click.IntRange(1, _JOBS_MOST), default=4, show_default=True,
+                     help="So many may wait or run at a time."),
+        click.option("--min-backlog", type=click.IntRange(1), default=1, show_default=True,
+                     help="So many samples that wait are worth a job."),
+        click.option("--idle-exit", "idle_exit_s", callback=as_duration_s, default="5m", show_default=True,
+                     metavar="TIME", help="After so long without work workers leave, and waiting jobs are cancelled."),
+        click.option("--name", default="", metavar="NAME", help="What to call it. [default: as the first queue]"),
+        click.option("--bank", default="", metavar="NAME", help="Account (Slurm, PBS), bank (Flux), group (LSF)."),
+        click.option("--partition", default="", metavar="NAME", help="Partition (Slurm) or the scheduler's queue."),
+        click.option("--qos", default="", metavar="NAME", help="Quality of service (Slurm)."),
+        click.option("--reservation", default="", metavar="NAME", help="Reservation (Slurm, LSF)."),
+    )):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+def terms_of(said: AllocWords, taken: Collection[str] = ()) -> AllocTerms:
+    """The terms of a new allocation.
+
+    Args:
+        taken: names that there are.
+
+    Raises:
+        UsageError: the words do not fit together.
+        LauncherError: there is no such scheduler.
+    """
+    scheduler_of(said.kind)
+    queues = tuple(dict.fromkeys(queue.strip() for queue in said.queues.split(",") if queue.strip()))
+    if not queues:
+        raise UsageError("--queues names no queue.", hint="For example: --queues sim,train")
+    if said.kind == "pbs" and not said.cores:
+        raise UsageError("PBS gives as many cores as are asked for, and none were.", hint="Add --cores 32, or so.")
+    if said.resources:
+        try:
+            read_resources(said.resources)
+        except ValueError as error:
+            hint = "Write cpus=32,gpus=4,licenses/foo=2."
+            raise UsageError(f"--resources '{said.resources}': {error}.", hint=hint) from error
+    words = msgspec.structs.asdict(said)
+    for other in ("queues", "name", "is_untried"):
+        del words[other]
+    return AllocTerms(name=_name(said.name, queues[0], taken), mark=secrets.token_hex(2), queues=queues, **words)
+
+
+def _name(said: str, queue: str, taken: Collection[str]) -> str:
+    if not said:
+        stem = _NOT_IN_NAMES.sub("_", queue).lstrip("_.-")[:24] or "alloc"
+        names = (f"{stem}-{number}" if number > 1 else stem for number in range(1, 10_000))
+        return next(name for name in names if name not in taken)
+    if not _NAME.fullmatch(said):
+        hint = "Letters, digits and -_. make a name, at most 32 of them."
+        raise UsageError(f"An allocation can't be called '{said}'.", hint=hint)
+    if said in taken:
+        raise UsageError(f"There is an allocation '{said}'.", hint=f"`mrun alloc remove {said}`, or another --name.")
+    return said
+
+
+def scheduler_of(kind: str) -> Scheduler:
+    """The scheduler that takes jobs of that kind. LauncherError if there is none."""
+    scheduler = launcher_named(kind).scheduler
+    if scheduler is None:
+        raise LauncherError(f"'{kind}' takes no jobs.", hint="slurm, flux, lsf and pbs do.")
+    return scheduler
+
+
+def desk_of(kind: str) -> JobDesk:
+    """The same, to be asked."""
+    environment = {name: value for name, value in os.environ.items() if name != "MRUN_PARENT"}
+    return JobDesk(scheduler_of(kind), environment)
+
+
+def reach_warnings(broker: Broker) -> list[str]:
+    """What is to be said of a server that other nodes can't reach."""
+    host = urlsplit(broker.url).hostname or ""
+    if not (broker.url.startswith("unix:") or host in _OWN_HOSTS or host.startswith("127.")):
+        return []
+    return [
+        f"Jobs on other hosts will not reach the server: {broker.url} is an address on this one. `mrun server start "
+        "--listen HOST` serves them, too."
+    ]

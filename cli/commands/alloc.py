@@ -1,0 +1,287 @@
+"""`mrun alloc`: batch jobs with workers in them, as long as there is work that fits them."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import click
+
+from mrun.cli.alloc_rows import AllocRow, alloc_rows, show_allocs
+from mrun.cli.alloc_words import AllocWords, desk_of, reach_warnings, scheduler_of, terms_of, terms_options
+from mrun.cli.confirm import confirm
+from mrun.cli.durations import as_duration_s
+from mrun.cli.invocation import COMMAND_PATIENCE_S, Invocation, Session, current_dir, takes_invocation, takes_said
+from mrun.cli.logs import set_up_logging
+from mrun.cli.shown import counted
+from mrun.engine.alloc.duty import Duty, DutyOptions
+from mrun.engine.alloc.jobs import JobPlace, script_text
+from mrun.engine.alloc.keeper import Keeper
+from mrun.engine.alloc.trial import TRIAL_NUMBER, trial_job, try_out
+from mrun.engine.errors import LauncherAwayError, NotFoundError, UsageError
+from mrun.engine.ids import new_worker_id
+from mrun.engine.settings import Settings
+from mrun.engine.store.allocs import FORCE, PAUSE, REMOVE, RESUME, Allocs, AllocTerms
+from mrun.engine.store.connect import Broker
+from mrun.launchers.schedulers import Job
+
+#: A keeper waits for a server that is away until it is told to end.
+_FOR_EVER_S = float("inf")
+#: Another keeper may have an allocation for some rounds after it died; so long, and a little longer.
+_KEEPS_ROUNDS, _KEEPS_LEAST_S = 3, 5.0
+#: `mrun alloc remove` looks so often, and for so long, whether it is done.
+_LOOK_EVERY_S, _REMOVE_MOST_S = 0.3, 120.0
+
+
+@click.group("alloc")
+def command() -> None:
+    """Keep batch jobs queued while there is work for them.
+
+    An allocation says what jobs to submit, and for which queues. `mrun alloc run` keeps as many of them waiting and
+    running as the samples on these queues are worth, and none when there is nothing to do.
+
+    \b
+    Examples:
+      $ mrun alloc add slurm --queues sim --nodes 2 --walltime 2h --max-jobs 4
+      $ mrun alloc run
+      $ mrun alloc list
+    """
+
+
+@command.command("add")
+@terms_options
+@click.option("--no-dry-run", "is_untried", is_flag=True, help="Do not try first whether the scheduler takes a job.")
+@takes_said(AllocWords)
+def add(invocation: Invocation, said: AllocWords) -> None:
+    """Add an allocation, which `mrun alloc run` keeps from then on.
+
+    First a job of its kind is submitted such that it does not start, and cancelled: so wrong words are told at once.
+    Words after -- are for sbatch, flux batch, bsub or qsub.
+
+    \b
+    Examples:
+      $ mrun alloc add slurm --queues sim --walltime 2h --nodes 2 --partition batch -- --constraint=fast
+      $ mrun alloc add pbs --queues sim --walltime 1h --cores 32 --max-jobs 2 --min-backlog 64
+      $ mrun alloc add flux --queues sim,train --walltime 30m --name night
+    """
+
+    async def run() -> tuple[AllocTerms, str]:
+        settings = invocation.settings()
+        broker = invocation.broker(settings, may_start=True)
+        async with invocation.session(broker=broker) as session:
+            allocs = Allocs(session.store, session.seal)
+            terms = terms_of(said, await allocs.names())
+            invocation.output.warn(reach_warnings(broker))
+            tried = "" if said.is_untried else (await _try(terms, _place(settings, broker)))[1]
+            if not await allocs.add(terms):
+                raise UsageError(f"There is an allocation '{terms.name}'.", hint="Give another --name.")
+            return terms, tried
+
+    terms, tried = anyio.run(run)
+    output = invocation.output
+    output.data({"name": terms.name, "trial_job": tried or None})
+    output.ids([terms.name])
+    output.say(f"{terms.name}  added{f' (job {tried} was accepted, and is cancelled)' if tried else ''}")
+    output.note("`mrun alloc run` keeps it, on a machine where jobs can be submitted")
+
+
+@command.command("dry-run")
+@terms_options
+@takes_said(AllocWords)
+def dry_run(invocation: Invocation, said: AllocWords) -> None:
+    """Try whether the scheduler takes such jobs, and show what they are.
+
+    A job is submitted such that it does not start, and cancelled at once. Takes the words of `mrun alloc add`.
+
+    \b
+    Examples:
+      $ mrun alloc dry-run slurm --queues sim --walltime 2h --nodes 2 -- --constraint=fast
+    """
+    terms, settings = terms_of(said), invocation.settings()
+    place = _place(settings, None)
+    job, submitted = anyio.run(_try, terms, place)
+    words, script = scheduler_of(terms.kind).submit_command(job), script_text(terms, place.namespace, TRIAL_NUMBER)
+    output = invocation.output
+    output.data({"job": submitted, "command": words, "script": script})
+    output.ids([submitted])
+    output.say(f"job {submitted} was accepted, and is cancelled")
+    output.say(f"  {shlex.join(words)}")
+    for line in script.splitlines():
+        output.say(f"  | {line}")
+
+
+@command.command("list")
+@takes_invocation
+def list_all(invocation: Invocation) -> None:
+    """List allocations: their jobs, what waits for them, and what is wrong.
+
+    `ready` are samples that fit such jobs and wait for a worker; `state` is working, waiting (for the scheduler), idle,
+    failing (with the time of the next try), paused, removing, or not kept: then nobody runs `mrun alloc run`.
+
+    \b
+    Examples:
+      $ mrun alloc list
+      $ mrun alloc list --json
+    """
+
+    async def run() -> list[AllocRow]:
+        async with invocation.session() as session:
+            return await alloc_rows(invocation.output, session)
+
+    show_allocs(invocation.output, anyio.run(run))
+
+
+@command.command("remove")
+@click.argument("name")
+@click.option("--force", "is_force", is_flag=True, help="Cancel its running jobs, too; their samples run elsewhere.")
+@click.option("-y", "--yes", "is_yes", is_flag=True, help="Do not ask.")
+@takes_invocation
+def remove(invocation: Invocation, name: str, is_force: bool, is_yes: bool) -> None:
+    """Remove an allocation, and cancel its jobs that wait.
+
+    Those that run end when they have had no work for --idle-exit; with --force they are cancelled.
+
+    \b
+    Examples:
+      $ mrun alloc remove sim
+      $ mrun alloc remove sim --force --yes
+    """
+    output = invocation.output
+
+    async def run() -> int:
+        settings = invocation.settings()
+        broker = invocation.broker(settings, may_start=False)
+        async with invocation.session(broker=broker) as session:
+            running = sum(job.is_running for job in (await Allocs(session.store, session.seal).look(name)).state.jobs)
+            if is_force and running:
+                confirm(output, f"cancel {counted(running, 'running job')} of '{name}'", is_yes=is_yes)
+            await _remove(session, _place(settings, broker), name, FORCE if is_force else REMOVE)
+            return 0 if is_force else running
+
+    running = anyio.run(run)
+    output.data({"name": name, "still_running": running})
+    output.ids([name])
+    output.say(f"{name}  removed")
+    if running:
+        output.note(f"{counted(running, 'job')} of it still run, until they have no work")
+
+
+@command.command("pause")
+@click.argument("name")
+@takes_invocation
+def pause(invocation: Invocation, name: str) -> None:
+    """Submit no more jobs of an allocation; those that there are stay.
+
+    \b
+    Examples:
+      $ mrun alloc pause sim
+    """
+    _ask(invocation, name, PAUSE, "paused")
+
+
+@command.command("resume")
+@click.argument("name")
+@takes_invocation
+def resume(invocation: Invocation, name: str) -> None:
+    """Go on with an allocation that was paused, by you or by too many failures; or try again at once.
+
+    \b
+    Examples:
+      $ mrun alloc resume sim
+    """
+    _ask(invocation, name, RESUME, "resumed")
+
+
+@command.command("run")
+@click.argument("names", nargs=-1, metavar="[NAME…]")
+@click.option("--once", "is_once", is_flag=True, help="Look once, and exit: for cron.")
+@click.option(
+    "--exit-when-done", "is_exit_when_done", is_flag=True, help="Exit when no study needs them, and no job is left."
+)
+@click.option(
+    *("--interval", "interval_s"), callback=as_duration_s, default="10s", show_default=True, metavar="TIME",
+    help="How often to look at queues and jobs.",
+)  # fmt: skip
+@takes_invocation
+def run_duty(
+    invocation: Invocation, names: tuple[str, ...], is_once: bool, is_exit_when_done: bool, interval_s: float
+) -> None:
+    """Keep allocations, all of them or those named, until a signal.
+
+    Jobs stay as they are when it ends, and whoever runs this next, here or on another machine, goes on with them. Of
+    several at a time one works on an allocation, and another takes over if it dies. Jobs begin in the current
+    directory, with the variables of this command.
+
+    \b
+    Examples:
+      $ mrun alloc run
+      $ mrun alloc run sim --exit-when-done
+      $ mrun alloc run --once
+    """
+    options = DutyOptions(interval_s, names, is_once, is_exit_when_done)
+    set_up_logging("info")
+    settings = invocation.settings()
+    broker = invocation.broker(settings, may_start=True)
+
+    async def run() -> list[AllocRow]:
+        async with invocation.session(broker=broker) as session:
+            invocation.output.warn(reach_warnings(broker))
+            session.store.patience_s = _FOR_EVER_S
+            keeps_s = _KEEPS_LEAST_S + _KEEPS_ROUNDS * interval_s
+            keeper = _keeper(session, _place(settings, broker), keeps_s)
+            await Duty(keeper, Allocs(session.store, session.seal), options).run()
+            # Who was told to end does not wait for a server that is away.
+            session.store.patience_s = COMMAND_PATIENCE_S
+            return await alloc_rows(invocation.output, session)
+
+    show_allocs(invocation.output, anyio.run(run))
+
+
+def _place(settings: Settings, broker: Broker | None) -> JobPlace:
+    """Where jobs go. What tells them the server is in variables; a password is only where this command has its own."""
+    variables = {"MRUN_NAMESPACE": settings.namespace}
+    if broker is not None and (broker.is_own or settings.origins["broker"].startswith("option ")):
+        variables["MRUN_BROKER"] = broker.url
+    return JobPlace(settings.state_dir / "alloc", Path(current_dir()), settings.namespace, variables)
+
+
+def _keeper(session: Session, place: JobPlace, keeps_s: float) -> Keeper:
+    allocs = Allocs(session.store, session.seal)
+    return Keeper(new_worker_id(), allocs, session.store, session.views, place, desk_of=desk_of, keeps_s=keeps_s)
+
+
+async def _try(terms: AllocTerms, place: JobPlace) -> tuple[Job, str]:
+    """The job that was tried, and the id that it had. Raises LauncherError if it was refused."""
+    job = trial_job(terms, place, scheduler_of(terms.kind))
+    return job, await try_out(desk_of(terms.kind), job, place)
+
+
+async def _remove(session: Session, place: JobPlace, name: str, request: str) -> None:
+    """Have it removed by whoever keeps it, or do it here. LauncherError, if its jobs can't be cancelled."""
+    await Allocs(session.store, session.seal).ask(name, request)
+    keeper = _keeper(session, place, _REMOVE_MOST_S)
+    with suppress(NotFoundError):
+        try:
+            with anyio.move_on_after(_REMOVE_MOST_S):
+                while True:
+                    tended = await keeper.tend(name)
+                    if tended is not None and tended.is_removed:
+                        return
+                    await anyio.sleep(_LOOK_EVERY_S)
+        finally:
+            await keeper.give_up(name)
+        hint = "It is removed as soon as its jobs are known: `mrun alloc list` shows what is wrong."
+        raise LauncherAwayError(f"Allocation '{name}' is not removed yet.", hint=hint)
+
+
+def _ask(invocation: Invocation, name: str, request: str, done: str) -> None:
+    async def run() -> None:
+        async with invocation.session() as session:
+            await Allocs(session.store, session.seal).ask(name, request)
+
+    anyio.run(run)
+    invocation.output.data({"name": name, "status": done})
+    invocation.output.ids([name])
+    invocation.output.say(f"{name}  {done}")

@@ -1,0 +1,249 @@
+"""One scheduler's jobs of one worker: submitted one after another, and watched by one question for all of them.
+
+Everything that is asked of the scheduler is asked by one task, in turn: it gets one call at a time, and nothing races.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import structlog
+
+from mrun.engine.errors import LauncherAwayError, LauncherError, MrunError
+from mrun.engine.work.job_files import JobRecord
+from mrun.engine.work.job_process import JobProcess
+from mrun.engine.work.launched import LaunchError
+from mrun.engine.work.nudge import Nudge
+from mrun.launchers.desk import JobDesk
+from mrun.launchers.schedulers import End, EndKind, JobState, JobStatus
+
+#: Between two looks, and two tries to submit: as long as something changes, and at most.
+PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+#: So often in a row a scheduler says that it does not know a job, before it is believed: it may have restarted.
+_UNKNOWN_LOOKS_MOST = 3
+#: A job that has not ended so long after it was cancelled is cancelled again.
+_CANCEL_AGAIN_S = 10.0
+
+log = structlog.get_logger()
+
+
+class _BackOff:
+    """When something may be done again: after a pause, that doubles as long as it is in vain."""
+
+    def __init__(self) -> None:
+        self._pause_s = PAUSE_S
+        self._at = 0.0
+
+    @property
+    def left_s(self) -> float:
+        """Until then; 0: now."""
+        return max(0.0, self._at - time.monotonic())
+
+    def soon(self) -> None:
+        """In the shortest pause, unless that is later than it would be anyway."""
+        self._pause_s = PAUSE_S
+        self._at = min(max(self._at, time.monotonic()), time.monotonic() + PAUSE_S)
+
+    def again(self, *, in_vain: bool) -> None:
+        """It was done."""
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S) if in_vain else PAUSE_S
+        self._at = time.monotonic() + self._pause_s
+
+
+class JobWatch:
+    """Submits jobs when it is their turn, and tells each of them how it ended."""
+
+    def __init__(self, desk: JobDesk, title: str) -> None:
+        self.wanted = Nudge()
+        self._desk, self._title = desk, title
+        self._waiting: list[JobProcess] = []
+        self._watched: list[JobProcess] = []
+        self._looks, self._submits = _BackOff(), _BackOff()
+        #: What the scheduler does not do now, and was told of.
+        self._troubles: set[str] = set()
+
+    def add(self, process: JobProcess) -> None:
+        """Await a sample's job, if it has one by now, or submit it when it is its turn."""
+        record = process.files.record(process.ready)
+        if record is not None and record.job:
+            self._begin_watching(process, record.job)
+            log.info("job_found", scheduler=self._title, job=record.job, execution=process.name)
+        else:
+            process.may_have_job = record is not None
+            self._waiting.append(process)
+        self.wanted.set()
+
+    async def run(self) -> None:
+        """Watch until it is cancelled."""
+        while True:
+            await self.wanted.wait(self._pause_s())
+            await self._cancel()
+            if self._watched and self._looks.left_s == 0:
+                await self._look()
+            self._watched = [process for process in self._watched if not process.is_over]
+            self._waiting = [process for process in self._waiting if not process.is_over]
+            if self._submits.left_s == 0:
+                await self._submit()
+
+    def _pause_s(self) -> float:
+        """Until something is to be done: a job that waits for others is looked at when they have ended."""
+        pauses_s = [self._looks.left_s] if self._watched else []
+        pauses_s += [self._submits.left_s] if self._next(Counter(self._steps())) else []
+        return min(pauses_s, default=LONGEST_PAUSE_S)
+
+    def _steps(self) -> list[tuple[str, int]]:
+        return [process.step for process in self._watched if not process.is_over]
+
+    def _next(self, under_way: Counter[tuple[str, int]]) -> JobProcess | None:
+        """The first that waits for nobody."""
+        for process in self._waiting:
+            most = process.terms.throttle
+            if not process.is_over and (not most or under_way[process.step] < most):
+                return process
+        return None
+
+    # ------------------------------------------------------------------------------------------------- submitting
+
+    async def _submit(self) -> None:
+        """Submit those whose turn it is, until it is time to look again."""
+        under_way = Counter(self._steps())
+        while (process := self._next(under_way)) is not None:
+            if self._watched and self._looks.left_s == 0:
+                return
+            if not await self._begin(process):
+                self._submits.again(in_vain=True)
+                return
+            self._waiting.remove(process)
+            under_way[process.step] += bool(process.job)
+
+    async def _begin(self, process: JobProcess) -> bool:
+        """Make a job of it, or find that it is one. False: not now."""
+        process.is_in_flight = True
+        try:
+            job = await self._job_of(process)
+        except LauncherAwayError as error:
+            process.submitted("")
+            self._tell("submit", error)
+            return False
+        except (MrunError, OSError, ValueError, LookupError) as error:
+            # A NUL in a name; a workspace that is gone; a job that is refused.
+            process.fail(LaunchError(_why(process, error), has_begun=False))
+            return True
+        self._troubles.discard("submit")
+        if job:
+            self._begin_watching(process, job)
+        return True
+
+    async def _job_of(self, process: JobProcess) -> str:
+        """Its job's id: of one that was submitted before, by whomever, or of a new one. Empty: it has ended."""
+        files, ready = process.files, process.ready
+        record = files.record(ready)
+        if record is not None and record.job:
+            return record.job
+        if record is not None:
+            # Somebody was about to submit it.
+            if files.code(ready) is not None:
+                process.conclude(End(EndKind.UNKNOWN))
+                return ""
+            if job := await self._desk.find(process.name):
+                log.info("job_found", scheduler=self._title, job=job, execution=process.name)
+                self._note_job(process, job)
+                return job
+        if process.is_cancel_asked:
+            process.end_unsubmitted()
+            return ""
+        request, variables = process.request(files.make(ready))
+        # From here on there may be a job, whatever happens to this worker.
+        files.note(ready, JobRecord(process.name, self._title))
+        try:
+            job = await self._desk.submit(request, variables)
+        except LauncherError as error:
+            if not error.is_retryable:
+                files.forget(ready)
+            raise
+        self._note_job(process, job)
+        log.debug("job_submitted", scheduler=self._title, job=job, execution=process.name)
+        return job
+
+    def _note_job(self, process: JobProcess, job: str) -> None:
+        try:
+            process.files.note(process.ready, JobRecord(process.name, self._title, job))
+        except OSError as error:
+            # Whoever needs it finds it by its name.
+            log.warning("job_not_noted", job=job, why=error.strerror)
+
+    def _begin_watching(self, process: JobProcess, job: str) -> None:
+        process.submitted(job)
+        if self._watched:
+            self._looks.soon()
+        else:
+            self._looks.again(in_vain=False)
+        self._watched.append(process)
+
+    # ------------------------------------------------------------------------------------------------- watching
+
+    async def _look(self) -> None:
+        """Ask for all jobs at once."""
+        watched = [process for process in self._watched if not process.is_over]
+        try:
+            found = await self._desk.look([process.job for process in watched])
+        except LauncherAwayError as error:
+            self._tell("look", error)
+            self._looks.again(in_vain=True)
+            return
+        except LauncherError as error:
+            # It will never answer on this machine: others may be luckier.
+            for process in watched:
+                process.fail(LaunchError(error.message, has_begun=process.has_run))
+            return
+        self._troubles.discard("look")
+        has_news = [_note(process, found[process.job]) for process in watched]
+        self._looks.again(in_vain=not any(has_news))
+
+    async def _cancel(self) -> None:
+        """Cancel those that are to be, and once more those that did not mind."""
+        now = time.monotonic()
+        asked = [one for one in self._watched if one.is_cancel_asked and not one.is_over]
+        due = [one for one in asked if not one.cancelled_at or now - one.cancelled_at > _CANCEL_AGAIN_S]
+        if not due:
+            return
+        self._looks.soon()
+        try:
+            await self._desk.cancel([process.job for process in due])
+        except LauncherError as error:
+            self._tell("cancel", error)
+            return
+        self._troubles.discard("cancel")
+        for process in due:
+            process.cancelled_at = now
+
+    def _tell(self, what: str, error: LauncherError) -> None:
+        """Once for each time of trouble."""
+        if what not in self._troubles:
+            self._troubles.add(what)
+            log.warning("scheduler_refused", scheduler=self._title, to=what, why=error.message, does="tries again")
+
+
+def _why(process: JobProcess, error: Exception) -> str:
+    """Why a sample could not be submitted."""
+    if isinstance(error, MrunError):
+        return error.message
+    what = f"{error.strerror} '{error.filename}'" if isinstance(error, OSError) else str(error)
+    return f"Sample {process.ready.instance.sample} could not be submitted: {what}."
+
+
+def _note(process: JobProcess, status: JobStatus) -> bool:
+    """What a look tells of one job; whether it is news."""
+    if status.state is JobState.ENDED:
+        process.conclude(status.end or End(EndKind.UNKNOWN))
+        return True
+    if status.state is JobState.UNKNOWN and not status.word:
+        process.unknown_looks += 1
+        if process.unknown_looks >= _UNKNOWN_LOOKS_MOST or process.files.code(process.ready) is not None:
+            process.conclude(End(EndKind.UNKNOWN, why=status.why))
+        return True
+    process.unknown_looks = 0
+    is_new = status.state is JobState.RUNNING and not process.has_run
+    process.has_run |= is_new
+    return is_new
