@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -113,12 +114,20 @@ def test_a_job_that_fails_is_shown_with_what_it_printed(home):
     assert "nonsense" in row["error"]
 
 
+def listens(process: subprocess.Popen[str]) -> bool:
+    """Whether it has a handler for SIGTERM, which Python by itself has not."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def test_two_keepers_share_the_work_and_one_that_is_ended_leaves_its_jobs(home):
     fake_dir = give_scheduler(home, "lsf")
     study = queue_samples(home, 60)
     home.ok("alloc", "add", "lsf", "--queues", "sim", "--max-jobs", "1", *SOON)
     keepers = [home.start("alloc", "run", *words, *QUICK) for words in ((), ("--exit-when-done",))]
     wait_until(lambda: jobs_of(fake_dir), "a job was submitted")
+    wait_until(lambda: listens(keepers[0]), "it listens to signals: the other one may have submitted")
     # When one of them is told to end, it does so at once
     keepers[0].send_signal(signal.SIGINT)
     assert ended(keepers[0]).returncode == 0

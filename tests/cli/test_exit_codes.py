@@ -1,9 +1,5 @@
 """What a step's exit code does to its sample, to what depends on it, to its study and to the workers."""
 
-# BUG ELSEWHERE, which fails these tests now and then: a step whose samples took less than half a millisecond in all
-# has `timed` and no `elapsed_ms` on the server (the moves write no zeros), and `_step_status` in engine/store/views.py
-# raises KeyError: 'elapsed_ms'. `int(counts.get("elapsed_ms", 0))` mends it.
-
 from __future__ import annotations
 
 import time

@@ -153,9 +153,6 @@ def test_nothing_outlives_a_run_that_was_killed(home: Home) -> None:
     (home.work / "gate").touch()
     # I expect its worker to finish what runs, and to go
     wait_until(lambda: not home.workers_and_steps(), "worker and samples are gone", 20)
-    # BUG ELSEWHERE (engine/work/guard.py), seen in about every second run: the kernel sends the parent-death signal
-    # once for each thread of the dying `mrun run` (numpy makes some), so the guard passes SIGTERM on twice, and the
-    # second one turns "let it finish" into "end it now". A signal of its own (SIGUSR1), passed on once, mends it.
     (status,) = home.json("status")
     assert (status["steps"][0]["finished"], status["steps"][0]["ready"]) == (1, 1)
 
@@ -195,8 +192,7 @@ def test_script_that_cannot_be_started_is_told_and_costs_no_attempt(home: Home) 
     )
     done = home.run("run", "spec.yaml")
     assert done.returncode == 6
-    # BUG ELSEWHERE (engine/work/execution.py): the kernel's ENOENT is told of the script, which is there; it is the
-    # shell named in its first line that is not. When that is mended: assert "/no/such/shell" in done.stderr.
+    assert "/no/such/shell" in done.stderr
     assert "could not be started" in done.stderr
     assert "Traceback" not in done.stderr
     assert "{" not in done.stderr
