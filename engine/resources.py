@@ -110,8 +110,8 @@ def amounts_text(amounts: Amounts, between: str = ", ") -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a user's resource may be called so."""
-    return text not in TAKEN_NAMES and _NAME.fullmatch(text) is not None
+    """Whether a user's resource may be called so. `gpu` would be mistaken for `gpus`."""
+    return not {text, f"{text}s"}.intersection(TAKEN_NAMES) and _NAME.fullmatch(text) is not None
 
 
 def fits(needs: Amounts, free: Amounts) -> bool:
@@ -136,7 +136,8 @@ def read_resources(text: str) -> Told:
         name, _, value = (word.strip() for word in part.partition("="))
         found = _AMOUNT.fullmatch(value)
         if name not in (CPUS, GPUS, JOBS) and not is_name(name):
-            raise ValueError(f"'{name}' is no name of a resource")
+            meant = f"; did you mean '{name}s'?" if f"{name}s" in TAKEN_NAMES else ""
+            raise ValueError(f"'{name}' is no name of a resource{meant}")
         if name in amounts:
             raise ValueError(f"'{name}' stands twice")
         if found is None or (found["last"] and name not in (CPUS, GPUS)):

@@ -149,6 +149,7 @@ def remove(invocation: Invocation, name: str, is_force: bool, is_yes: bool) -> N
       $ mrun alloc remove sim --force --yes
     """
     output = invocation.output
+    set_up_logging("warning")
 
     async def run() -> int:
         settings = invocation.settings()

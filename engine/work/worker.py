@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 
 from mrun.engine.errors import BrokerAwayError, LauncherError
 from mrun.engine.records import ClaimRequest
-from mrun.engine.resources import JOBS, SLOTS, amounts_text, lacking
+from mrun.engine.resources import CPUS, JOBS, SLOTS, amounts_text, lacking
 from mrun.engine.store.bells import Bells
 from mrun.engine.store.demands import class_facts
 from mrun.engine.store.seal import Seal
@@ -189,20 +189,27 @@ class Worker:
             if len(classes) <= int(number):
                 continue  # the study is gone
             found = classes[int(number)]
-            lacks = lacking(found.amounts, self._desk.options.inventory.most)
-            wanted = amounts_text({name: found.amounts[name] for name in lacks}, ",")
+            options = self._desk.options
+            lacks = lacking(found.amounts, options.inventory.most)
+            short = amounts_text({name: found.amounts[name] for name in lacks})
+            # One CPU every worker has.
+            needed = {name: amount for name, amount in found.amounts.items() if (name, amount) != (CPUS, 1)}
+            wanted = f"--queues {','.join(options.queues)} --resources {amounts_text(needed, ',')}"
             log.warning(
                 "samples_unfit",
                 study=study,
                 steps=found.steps,
-                why=f"They need {wanted.replace(',', ', ')}; this worker has {amounts_text(lacks)}.",
-                hint=f"Another worker must run them: mrun work --resources {wanted}",
+                why=f"They need {short}; this worker has {amounts_text(lacks)}.",
+                hint=f"Another worker must run them: mrun work {wanted}",
             )
 
     async def _tell_idle(self) -> None:
         """Say once that no study uses these queues: a name may be misspelt, or work is still to come."""
         options = self._desk.options
-        if self._is_idleness_told or await self._views.has_unfinished(options.queues, options.root_study, ()):
+        # One that exits when done does not wait.
+        if options.is_exit_when_done or self._is_idleness_told:
+            return
+        if await self._views.has_unfinished(options.queues, options.root_study, ()):
             return
         self._is_idleness_told = True
         log.info("queues_unused", queues=options.queues, why="no unfinished study uses them", does="waits for one")

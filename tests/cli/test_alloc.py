@@ -153,7 +153,8 @@ def test_pause_resume_and_remove(home):
     # To end what runs has to be confirmed.
     done = home.run("alloc", "remove", "sim", "--force")
     assert (done.returncode, "1 running job" in done.stderr) == (2, True)
-    home.ok("alloc", "remove", "sim", "--force", "--yes")
+    # What it did is for who asked: nothing else stands on stdout
+    assert json.loads(home.ok("--json", "alloc", "remove", "sim", "--force", "--yes"))["name"] == "sim"
     assert (job / "cancelled").exists()
     assert home.json("alloc", "list") == []
     assert home.run("alloc", "remove", "sim").returncode == 4

@@ -35,6 +35,7 @@ def test_what_resources_say(text, told):
         ("cpus=1,cpus=2", "'cpus' stands twice"),
         ("slots=2", "'slots' is no name of a resource"),
         ("a b=2", "'a b' is no name of a resource"),
+        ("gpu=2", "'gpu' is no name of a resource; did you mean 'gpus'\\?"),
         ("cpus=99999999", "'cpus=99999999' does not read NAME=NUMBER"),
     ],
 )

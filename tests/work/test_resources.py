@@ -158,21 +158,32 @@ def test_more_cpus_than_a_worker_finds_are_all_of_them(lab: Lab) -> None:
 def test_what_a_worker_has_not_is_said_and_runs_where_it_is(lab: Lab) -> None:
     # Given a worker that was told what it has, and steps that need more
     study = queue(
-        lab, 2, step("wide", "procs: 4"), step("licensed", "resources: {licenses/foo: 2}"), step("fits", "procs: 2")
+        lab,
+        2,
+        step("wide", "procs: 4"),
+        step("licensed", "resources: {licenses/foo: 2}"),
+        step("fits", "procs: 2"),
+        step("both", "procs: 2, resources: {licenses/foo: 1}"),
     )
     lab.work("--queues", "merlin", "--resources", "cpus=2")
     wait_until(lambda: lab.study(study)["by_step"]["fits"]["finished"] == 2, f"what fits is run: {lab.logs()}")
-    wait_until(lambda: len(logged(lab, "samples_unfit")) == 2, f"what does not fit is told: {lab.logs()}")
+    wait_until(lambda: len(logged(lab, "samples_unfit")) == 3, f"what does not fit is told: {lab.logs()}")
     assert {(tuple(line["steps"]), line["why"], line["hint"]) for line in logged(lab, "samples_unfit")} == {  # type: ignore[arg-type]  # a list of names
         (
             ("wide",),
             "They need cpus=4; this worker has cpus=2.",
-            "Another worker must run them: mrun work --resources cpus=4",
+            "Another worker must run them: mrun work --queues merlin --resources cpus=4",
         ),
         (
             ("licensed",),
             "They need licenses/foo=2; this worker has licenses/foo=0.",
-            "Another worker must run them: mrun work --resources licenses/foo=2",
+            "Another worker must run them: mrun work --queues merlin --resources licenses/foo=2",
+        ),
+        # All that they need, also what this worker has: it is to be typed as it stands
+        (
+            ("both",),
+            "They need licenses/foo=1; this worker has licenses/foo=0.",
+            "Another worker must run them: mrun work --queues merlin --resources cpus=2,licenses/foo=1",
         ),
     }
     # When somebody looks, or waits
