@@ -214,8 +214,9 @@ class Arena:
             client.close()
 
     def step_clock(self, by_s: int) -> None:
-        """Set the server's clock, from the true time."""
+        """Set the server's clock, from the true time. Not in a pause: that ends by the clock, an hour later or never."""
         assert self._clock is not None
+        self.ask("PUBLISH", "pause", "is over")  # what writes, or could, is answered when no pause is on
         self._clock.write_text(f"{by_s:+d}\n")
         wait_until(lambda: abs(self.ask("TIME")[0] - time.time() - by_s) < 5, "the server sees its new time")
 
