@@ -8,7 +8,7 @@ sample goes back unharmed.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -74,6 +74,15 @@ class Execution(msgspec.Struct, frozen=True):
             name = error.filename or self.ready.directory
             raise StartError(f"'{name}' can't be written: {error.strerror}.") from error
 
+    def take_back(self) -> bool:
+        """It was started behind another: it is not to start. False: it runs, or will at any moment."""
+        assert isinstance(self.process, WarmProcess)
+        if not self.process.take_back():
+            return False
+        self.files.never_ran(self.ready)
+        self.files.release(self.ready)
+        return True
+
     def close(self) -> None:
         """Forget it. If it still runs it is killed."""
         process = self.process
@@ -124,11 +133,21 @@ class Executor:
         Raises:
             StartError: anything failed before the script's first instruction.
         """
-        try:
-            return self._start(prepared)
-        except _NO_START as error:
-            instance = prepared.ready.instance
-            raise _start_error(error, instance.study, instance.claim, instance.sample) from error
+        return self._entered(prepared, lambda: self._begin(prepared))
+
+    def start_behind(self, first: Execution, prepared: Prepared) -> Execution | None:
+        """Let a sample start by itself when another ends, if what runs that can do so.
+
+        Returns:
+            None if it can't: then nothing has changed.
+
+        Raises:
+            StartError, WarmShellError: what it needs could not be made. It is to be prepared anew.
+        """
+        order, process = prepared.order, first.process
+        if order is None or not isinstance(process, WarmProcess) or not process.may_be_followed_by(order):
+            return None
+        return self._entered(prepared, lambda: process.follow(order))
 
     def drop(self, prepared: Prepared) -> None:
         """It is not to be started."""
@@ -164,15 +183,20 @@ class Executor:
             raise
         return Prepared(ready, files, environment, order, grant)
 
-    def _start(self, prepared: Prepared) -> Execution:
+    def _entered(self, prepared: Prepared, begin: Callable[[], Running]) -> Execution:
+        """Make its files ready, and begin it; if that fails, there is nothing that says so."""
         files, ready = prepared.files, prepared.ready
         try:
-            files.enter(ready)
-            process = self._begin(prepared)
-        except BaseException:
-            files.never_ran(ready)
-            files.release(ready)
-            raise
+            try:
+                files.enter(ready)
+                process = begin()
+            except BaseException:
+                files.never_ran(ready)
+                files.release(ready)
+                raise
+        except _NO_START as error:
+            instance = ready.instance
+            raise _start_error(error, instance.study, instance.claim, instance.sample) from error
         return Execution(process, ready, files)
 
     def _begin(self, prepared: Prepared) -> Running:

@@ -54,6 +54,8 @@ class HeldClaim:
         self.grant = NO_GRANT
         #: The sample after the one that runs; between two samples, the next one.
         self.prepared: Prepared | None = None
+        #: Or it was started, behind the one that runs: it begins by itself when that has ended.
+        self.following: Execution | None = None
         self.ending: Ending | None = None
         #: When what runs is killed, on the monotonic clock.
         self.kill_at = 0.0
@@ -67,7 +69,10 @@ class HeldClaim:
 
     def stop_after_current(self) -> None:
         """Start nothing more: what is unstarted goes back."""
-        self.limit = min(self.limit, self.at + 1 if self.execution else self.at)
+        if self.following is not None and self.following.take_back():
+            self.following = None
+        started = (self.execution is not None) + (self.following is not None)
+        self.limit = min(self.limit, self.at + started)
 
     def drain(self) -> None:
         """Start nothing more. A job is left: it goes on, and who claims the sample next awaits it."""
@@ -83,13 +88,14 @@ class HeldClaim:
             return
         self.ending = why
         self.kill_at = time.monotonic() + why.value
-        if self.execution is None:
-            return
-        process = self.execution.process
-        if isinstance(process, JobProcess) and why is not Ending.CANCELLED and not self.is_study_gone:
-            process.leave()
-        else:
-            process.signal(signal.SIGTERM if why.value else signal.SIGKILL)
+        for execution in (self.execution, self.following):
+            if execution is None:
+                continue
+            process = execution.process
+            if isinstance(process, JobProcess) and why is not Ending.CANCELLED and not self.is_study_gone:
+                process.leave()
+            else:
+                process.signal(signal.SIGTERM if why.value else signal.SIGKILL)
 
     @property
     def unsettled(self) -> int:

@@ -21,7 +21,8 @@ from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.records import RESUMES, Claim
 from mrun.engine.work.descriptors import copy, high, size_of
 from mrun.engine.work.files import Ended, Instance, Ready, make_directory, move_aside
-from mrun.engine.work.scripts import PassedScript, ScriptMemory, ScriptPasser, keep_node_scripts
+from mrun.engine.work.script_memory import ScriptMemory
+from mrun.engine.work.scripts import PassedScript, ScriptPasser, keep_node_scripts
 
 #: Workspaces whose files for output are kept open; the least recently used go first.
 _WORKSPACES_MOST = 16

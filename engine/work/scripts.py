@@ -10,49 +10,18 @@ name, and with a launcher that may start it elsewhere.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 
 import msgspec
 
 from mrun.engine.plan.render import NodeText
-from mrun.engine.work.descriptors import high
 from mrun.engine.work.files import Instance, write_script
+from mrun.engine.work.script_memory import ScriptMemory
 
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh"})
 #: A text that may ask what its file is called.
 _ASKS_NAME = re.compile(rb"\$\{?#?0|BASH_SOURCE|ZSH_|caller|funcfiletrace|/proc/|%[xN]")
-
-
-class ScriptMemory:
-    """Memory that holds the script of one sample at a time, under a path that the sample's shell can open.
-
-    It is used again, because making and freeing it would cost more than writing it.
-    """
-
-    def __init__(self) -> None:
-        self._fd = -1
-        self._size_bytes = 0
-        self.path = ""
-
-    def hold(self, script: bytes) -> None:
-        """Take a script, in place of the one before. Raises OSError."""
-        if self._fd < 0:
-            self._fd, self._size_bytes = high(os.memfd_create("script")), 0
-            self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
-        written = os.pwrite(self._fd, script, 0)
-        if len(script) < self._size_bytes:
-            os.ftruncate(self._fd, len(script))
-        self._size_bytes = len(script)
-        if written < len(script):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def let_go(self) -> None:
-        """Somebody may still read the script, or nobody will come: the next one gets other memory."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
 
 class PassedScript(msgspec.Struct, frozen=True):

@@ -96,6 +96,9 @@ class Settler:
         for number, held in list(self._desk.held.items()):
             if held.is_done and (held.is_lost or held.settled == held.at == held.hi):
                 del self._desk.held[number]
+                if self._desk.options.is_exit_when_done and not self._desk.held:
+                    # That may have been the end of what it waits for, and no bell rings for it.
+                    self._desk.look_wanted.set()
         self._studies.forget_idle({held.claim.study for held in self._desk.held.values()})
 
     async def _journal(self, held: HeldClaim, record: Record) -> None:

@@ -32,6 +32,9 @@ FAILURES_LOGGED_MOST = 10
 #: With more slots the next sample is prepared in its turn: no core waits for one slot, and each sample that is prepared
 #: holds some descriptors, of which a process often has only 1,024.
 _AHEAD_SLOTS_MOST = 32
+#: Samples that take so long at most are started behind the one that runs, where that can be: so no core waits for the
+#: engine between two of them. With longer ones nobody would notice, and they are not begun before somebody looks.
+_FOLLOW_PACE_MS = 50.0
 #: While a sample runs, how often its slot looks whether somebody wants it ended by force.
 _LOOK_S = 1.0
 
@@ -63,10 +66,14 @@ class Slot:
         except MrunError as error:
             self._refuse(held.claim.study, f"{error.message} {error.hint}".strip())
         finally:
+            held.stop_after_current()
+            if held.following is not None:
+                held.following.close()
+                held.following = None
+                held.stop_after_current()
             if held.prepared is not None:
                 self._executor.drop(held.prepared)
                 held.prepared = None
-            held.stop_after_current()
             held.is_done = True
             self._desk.settle_wanted.set()
             self._desk.slot_freed.set()
@@ -83,9 +90,12 @@ class Slot:
         """Run the sample at `held.at`. False: the claim ends before it."""
         claim = held.claim
         try:
-            prepared = held.prepared or self._executor.prepare(study, claim, held.at, held.grant)
-            held.prepared = None
-            held.execution = self._executor.start(prepared)
+            if held.following is not None:
+                held.execution, held.following = held.following, None
+            else:
+                prepared = held.prepared or self._executor.prepare(study, claim, held.at, held.grant)
+                held.prepared = None
+                held.execution = self._executor.start(prepared)
         except StartError as error:
             return self._note_failed_start(study, held, error)
         terms = study.text(claim.node).terms
@@ -119,9 +129,17 @@ class Slot:
 
     def _prepare_next(self, study: WorkedStudy, held: HeldClaim) -> None:
         """While a sample runs: at its end the next one only has to be started. What fails now is told in its turn."""
-        if self._is_preparing_ahead and held.at + 1 < held.limit:
-            with contextlib.suppress(MrunError):
-                held.prepared = self._executor.prepare(study, held.claim, held.at + 1, held.grant)
+        if not self._is_preparing_ahead or held.at + 1 >= held.limit:
+            return
+        assert held.execution is not None
+        claim = held.claim
+        with contextlib.suppress(MrunError):
+            prepared = self._executor.prepare(study, claim, held.at + 1, held.grant)
+            # To start one early says that it began; so not if that would be told later, or long before it is true.
+            if 0 < claim.pace_ms <= _FOLLOW_PACE_MS and not prepared.ready.instance.may_have_started:
+                held.following = self._executor.start_behind(held.execution, prepared)
+            if held.following is None:
+                held.prepared = prepared
 
     def _log_end(self, study: WorkedStudy, held: HeldClaim, end: Exit, outcome: Outcome) -> None:
         is_told = outcome.state is SampleState.FAILED and study.failures_logged < FAILURES_LOGGED_MOST

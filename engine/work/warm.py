@@ -7,6 +7,7 @@ that was started cold. What differs is listed in docs/specs.md.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import signal
@@ -39,7 +40,6 @@ _MAY_GIVE_UP = re.compile(
     r"(?<!\w)(?:let|readonly|declare|typeset|local|export|eval|source|shopt|read|unset)(?!\w)",
     re.MULTILINE,
 )
-_GROUP = re.compile(rb"^/proc/self/task/(\d+)$", re.MULTILINE)
 
 log = structlog.get_logger()
 
@@ -85,6 +85,8 @@ def is_bash(shell: str) -> bool:
 class WarmOrder(msgspec.Struct, frozen=True):
     """A script as a warm shell takes it."""
 
+    #: By which the subshell is told from others of its shell.
+    number: int
     shell: str
     #: What the subshell reads.
     text: bytes
@@ -103,6 +105,7 @@ class WarmShells:
         self._idle: dict[str, list[WarmShell]] = {}
         #: Shells that could not be started, and when that may be tried again.
         self._unfit_until: dict[str, float] = {}
+        self._numbers = itertools.count(1)
 
     def order(self, script: WarmScript) -> WarmOrder | None:
         """Make all of a script that can be made before its turn.
@@ -115,7 +118,9 @@ class WarmShells:
         """
         if is_bash(script.shell) and _EXPANDED.intersection(script.environment.get(b"BASH_ENV", b"")):
             return None
-        return WarmOrder(script.shell, self._text(script), script.ends_group, script.is_whole, script.cpus)
+        number = next(self._numbers)
+        text = self._text(script, number)
+        return WarmOrder(number, script.shell, text, script.ends_group, script.is_whole, script.cpus)
 
     def start(self, order: WarmOrder) -> WarmProcess | None:
         """Start a script in a shell that is free, or in a new one.
@@ -127,15 +132,11 @@ class WarmShells:
         idle = self._idle.setdefault(shell, [])
         while idle:
             chosen = idle.pop()
-            if chosen.begin(order.text, is_whole=order.is_whole, cpus=order.cpus):
-                return WarmProcess(chosen, idle, ends_group=order.ends_group)
-            chosen.discard()
+            if (process := _begun(order, chosen, idle)) is not None:
+                return process
         if time.monotonic() < self._unfit_until.get(shell, 0.0) or (fresh := self._open(shell)) is None:
             return None
-        if not fresh.begin(order.text, is_whole=order.is_whole, cpus=order.cpus):
-            fresh.discard()
-            return None
-        return WarmProcess(fresh, idle, ends_group=order.ends_group)
+        return _begun(order, fresh, idle)
 
     def close(self) -> None:
         """End the shells that are free. Nothing may run any more."""
@@ -151,10 +152,10 @@ class WarmShells:
             log.warning("warm_shell_refused", shell=shell, why=str(error), does="starts samples cold for a minute")
             return None
 
-    def _text(self, script: WarmScript) -> bytes:
+    def _text(self, script: WarmScript, number: int) -> bytes:
         """What the subshell reads."""
         known, environment = self._environment, script.environment
-        parts = [setup_text(script.directory, script.out, script.err, is_bash=is_bash(script.shell))]
+        parts = [setup_text(number, script.directory, script.out, script.err, is_bash=is_bash(script.shell))]
         exports = [b"%b=%b" % (name, quoted(value)) for name, value in environment.items() - known.items()]
         if exports:
             parts.append(b"export %b\n" % b" ".join(exports))
@@ -171,20 +172,35 @@ class WarmShells:
         return text
 
 
-class WarmProcess:
-    """A sample that a warm shell runs: a process group of its own, whose leader is the subshell."""
+def _begun(order: WarmOrder, shell: WarmShell, idle: list[WarmShell]) -> WarmProcess | None:
+    """Begin in a shell that is free, or let go of it if it is dead."""
+    process = WarmProcess(order, shell, idle)
+    if shell.begin(process, order.text, is_whole=order.is_whole, cpus=order.cpus):
+        return process
+    shell.discard()
+    return None
 
-    def __init__(self, shell: WarmShell, idle: list[WarmShell], *, ends_group: bool) -> None:
+
+class WarmProcess:
+    """A sample that a warm shell runs, or will: a process group of its own, whose leader is the subshell."""
+
+    def __init__(
+        self, order: WarmOrder, shell: WarmShell, idle: list[WarmShell], leader: WarmProcess | None = None
+    ) -> None:
         self.shell, self._idle = shell, idle
-        self._ends_group = ends_group
+        #: Behind which it runs.
+        self._leader = leader
+        #: Its shell is another's, when it has ended.
+        self._is_followed = False
+        self._kind = order.shell
+        self._ends_group = order.ends_group
+        self._number = order.number
         self._began = time.monotonic()
         self._group: int | None = None
-        self._said = b""
         self._unsent: int | None = None
         self._is_shell_killed = False
         self._end: Exit | WarmShellError | None = None
         self._waiting: asyncio.Future[None] | None = None
-        shell.sample = self
 
     @property
     def elapsed_s(self) -> float:
@@ -236,33 +252,65 @@ class WarmProcess:
         else:
             self._unsent = number
 
+    def may_be_followed_by(self, order: WarmOrder) -> bool:
+        """Whether its shell can go on with that script by itself, and has nothing else to go on with."""
+        is_alike = not order.is_whole and order.shell == self._kind
+        return is_alike and self.shell.count < SAMPLES_MOST and self.shell.may_take_next(order.cpus)
+
+    def follow(self, order: WarmOrder) -> WarmProcess:
+        """Hand a script to its shell, which goes on with it by itself. It may be followed by it.
+
+        Raises:
+            OSError: there is no memory for its text.
+            WarmShellError: the shell is dead.
+        """
+        following = WarmProcess(order, self.shell, self._idle, self)
+        if not self.shell.begin_next(following, order.text):
+            raise WarmShellError("A warm shell died while it ran a sample.")
+        self._is_followed = True
+        return following
+
+    def take_back(self) -> bool:
+        """It was to run behind another: it is not to. False: it has begun, or will at any moment."""
+        if not self.shell.take_back(self):
+            return False
+        assert self._leader is not None
+        self._leader._is_followed = False
+        return True
+
     def close(self) -> None:
         """Forget it. If it still runs it is killed, and its shell with it."""
-        shell = self.shell
-        shell.sample = None
+        shell, self._leader = self.shell, None
         if not isinstance(self._end, Exit):
             self.signal(signal.SIGKILL)
-            self._said += shell.discard()
+            shell.discard()
             self._kill_group()
+        elif self._is_followed:
+            pass
         elif shell.is_dead or shell.count >= SAMPLES_MOST:
             shell.discard()
         else:
             self._idle.append(shell)
 
+    def note_turn(self) -> None:
+        """The sample before it has ended: it runs now."""
+        self._began = time.monotonic()
+
     def note_status(self, status: bytes) -> None:
         """The shell says how it ended, or that it was stopped."""
-        group = self._hear()
+        group = self._find_group()
         if status == b"stopped":
             if group is not None:
                 self.shell.watch_stopped(group)
             return
         code = int(status)
-        if code > _SIGNAL_BASE and not _is_code_in(self._said, code):
+        if code > _SIGNAL_BASE and not _is_code_in(self.shell.words_on(self._number), code):
             code = _SIGNAL_BASE - code
         if group is None and code >= 0:
-            self._finish(WarmShellError(f"A warm shell could not begin a sample: {_first_line(self._said)}."))
+            self._finish(WarmShellError(f"A warm shell could not begin a sample: {_last_line(self.shell.hear())}."))
         else:
             self._finish(Exit(code, elapsed_ms=1000 * self.elapsed_s))
+        self.shell.forget(self._number)
         if self._ends_group:
             self._kill_group()
 
@@ -275,12 +323,8 @@ class WarmProcess:
             self._finish(WarmShellError("A warm shell died while it ran a sample.", has_begun=self.has_begun))
 
     def _find_group(self) -> int | None:
-        return self._hear() if self._group is None else self._group
-
-    def _hear(self) -> int | None:
-        self._said += self.shell.hear()
-        if self._group is None and (found := _GROUP.search(self._said)):
-            self._group = int(found[1])
+        if self._group is None:
+            self._group = self.shell.subshell_of(self._number)
         return self._group
 
     def _kill_group(self) -> None:
@@ -299,9 +343,11 @@ def _is_code_in(said: bytes, code: int) -> bool:
     return re.search(rb"^\[\d+\].*\D%d\D" % code, said, re.MULTILINE) is not None
 
 
-def _first_line(said: bytes) -> str:
+def _last_line(said: bytes) -> str:
+    """Of errors. What comes before may be the shell's word on how the sample before ended."""
     lines = said.decode(errors="replace").split("\n")
-    return next((line.strip() for line in lines if line.strip() and not line.startswith("[")), "it did not say why")
+    told = (line.strip() for line in reversed(lines) if line.strip() and not line.startswith(("[", "order-")))
+    return next(told, "it did not say why")
 
 
 def _signal_group(group: int, number: int) -> bool:

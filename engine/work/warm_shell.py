@@ -9,6 +9,10 @@ It has three pipes and no other descriptor, so that nothing of it can leak into 
 What to do stands in a file in memory, which the subshell reads through /proc: directory, files, variables, script. So
 texts of any length and with any characters pass, and the shell's slow `read` has one byte to read.
 
+While a sample runs the next one can be handed over: its line waits in the pipe, its text in a second file, and the
+shell begins with it by itself, without the engine. As long as the shell has not read that line the engine can read it
+back: a line of one byte has one reader, so exactly one of them has it.
+
 Job control (`set -m`) gives each sample its process group. dash has it only on a terminal: it is given a pseudo
 terminal, and that is closed before the first sample; what stays is a session of its own.
 """
@@ -26,6 +30,7 @@ from typing import Protocol
 
 from mrun.engine.errors import MrunError
 from mrun.engine.work.processes import Stream, Watcher
+from mrun.engine.work.script_memory import ScriptMemory
 
 #: A shell that is not ready within this time is not waited for.
 _READY_WITHIN_S = 2.0
@@ -42,31 +47,47 @@ _LOOP = """set -m
 case $- in *m*) echo ready ;; *) echo refused ;; esac
 read -r mrun_line
 trap - HUP
-mrun_path={path}
-while read -r mrun_line; do
+mrun_path={path} mrun_other={other} mrun_kept=
+while [ "$mrun_kept" ] || read -r mrun_line; do
     case $mrun_line in
         whole) ( exec "$mrun_path" ) & ;;
-        again) while kill -0 $! 2>/dev/null; do mrun_line=$(:); done ;;
         *) ( . "$mrun_path" ) & ;;
     esac
+    mrun_kept=$mrun_path mrun_path=$mrun_other mrun_other=$mrun_kept mrun_kept=
     wait $!
     mrun_code=$?
     if [ $mrun_code -gt 128 ]; then
         jobs >&2
-        if kill -0 $! 2>/dev/null; then mrun_code=stopped; fi
+        if kill -0 $! 2>/dev/null; then
+            echo stopped
+            while read -r mrun_line || exit; do
+                case $mrun_line in
+                    again) break ;;
+                    drop) mrun_kept= ;;
+                    *) mrun_kept=yes ;;
+                esac
+            done
+            while kill -0 $! 2>/dev/null; do mrun_line=$(:); done
+            wait $!
+            mrun_code=$?
+            jobs >&2
+        fi
     fi
     echo $mrun_code
 done
 """
-#: The subshell says its number when nothing of what is no fault of the sample can fail any more. Where it has no
-#: variable for it (dash), it is the name of its only thread: dash reads a file byte by byte.
+#: The subshell says the order's number and its own when nothing of what is no fault of the sample can fail any more.
+#: Where it has no variable for it (dash), it is the name of its only thread: dash reads a file byte by byte.
 _SETUP = b"""cd -P %b || exit
 exec </dev/null >>%b 3>&2 2>>%b || exit
-echo /proc/self/task/%b >&3
+echo order-%d /proc/self/task/%b >&3
 exec 3>&-
 set +m
-unset mrun_line mrun_code mrun_path
+unset mrun_line mrun_code mrun_path mrun_other mrun_kept
 """
+
+#: What it says begins so.
+_BEGUN, _NEXT = b"order-%d /proc/self/task/", b"\norder-"
 
 
 class WarmShellError(MrunError):
@@ -83,6 +104,9 @@ class WarmShellError(MrunError):
 class Sample(Protocol):
     """Hears what becomes of the sample that a shell runs."""
 
+    def note_turn(self) -> None:
+        """The sample before it has ended: it runs now."""
+
     def note_status(self, status: bytes) -> None:
         """The shell says how it ended, or that it was stopped."""
 
@@ -90,10 +114,10 @@ class Sample(Protocol):
         """The shell is gone, and the sample, if it had begun, has said its number."""
 
 
-def setup_text(directory: str, out: Stream, err: Stream, *, is_bash: bool) -> bytes:
+def setup_text(number: int, directory: str, out: Stream, err: Stream, *, is_bash: bool) -> bytes:
     """What a subshell does first. The directory by its physical name, as a shell that starts in it would have it."""
-    number = b"$BASHPID" if is_bash else b"*"
-    return _SETUP % (quoted(directory), _stream_word(out), _stream_word(err), number)
+    process = b"$BASHPID" if is_bash else b"*"
+    return _SETUP % (quoted(directory), _stream_word(out), _stream_word(err), number, process)
 
 
 def quoted(text: str | bytes) -> bytes:
@@ -102,7 +126,7 @@ def quoted(text: str | bytes) -> bytes:
 
 
 class WarmShell:
-    """A shell's process, its pipes, and the file in which it reads what to do. Runs one sample at a time."""
+    """A shell's process, its pipes, and the files in which it reads what to do. Runs one sample at a time."""
 
     def __init__(self, words: Sequence[str], environment: Mapping[bytes, bytes], watcher: Watcher) -> None:
         """Start it and wait until it is ready: some milliseconds.
@@ -111,41 +135,110 @@ class WarmShell:
             OSError: the kernel could not start it.
             WarmShellError: it has no job control here, or did not answer in time.
         """
+        #: What runs; None: nothing, or nobody wants to know.
         self.sample: Sample | None = None
-        #: Samples that it has run.
+        #: What it was handed over to run next.
+        self._next: Sample | None = None
+        #: Samples that it has run, or has been given.
         self.count = 0
         self.is_dead = False
         self._watcher = watcher
         self._rest = b""
+        self._said = b""
         self._cpus: tuple[int, ...] = ()
         self._stopped_fd: int | None = None
-        self._orders, self._order_bytes = os.memfd_create("mrun-warm"), 0
+        #: What was stopped has ended, and the shell was told.
+        self._was_stopped = False
+        #: What to do, and what to do next: the shell reads them by turns.
+        self._texts = (ScriptMemory(), ScriptMemory())
         try:
-            os.fchmod(self._orders, 0o700)
-            self._popen = _start(words, environment, f"/proc/{os.getpid()}/fd/{self._orders}")
+            for memory in self._texts:
+                memory.hold(b"")
+                # A kernel that runs nothing from memory says so here.
+                os.chmod(memory.path, 0o700)
+            self._popen = _start(words, environment, self._texts)
         except BaseException:
-            os.close(self._orders)
+            self._let_texts_go()
             raise
         self._go, self._status, self._speech = _pipes(self._popen)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._status, self._note)
         watcher.began(self._popen.pid)
 
-    def begin(self, text: bytes, *, is_whole: bool, cpus: tuple[int, ...]) -> bool:
-        """Run a text in a subshell. False: this shell is dead, and did nothing.
+    def begin(self, sample: Sample, text: bytes, *, is_whole: bool, cpus: tuple[int, ...]) -> bool:
+        """Run a text in a subshell. Nothing may run. False: this shell is dead, and did nothing.
 
         Args:
             is_whole: bash makes a shell of its own of the subshell, without exec: that costs half as much again.
             cpus: to which the subshell is bound; (): to those that the engine has.
         """
         self.hear()
+        self._said = b""
         self._pin(cpus)
+        if self.is_dead or not self._give(text, b"whole\n" if is_whole else b"\n"):
+            return False
+        self.sample = sample
+        return True
+
+    def may_take_next(self, cpus: tuple[int, ...]) -> bool:
+        """Whether it can be given a text to go on with, to be bound to these CPUs."""
+        return not self.is_dead and self._next is None and cpus == self._cpus
+
+    def begin_next(self, sample: Sample, text: bytes) -> bool:
+        """Run a text in a subshell as soon as what runs has ended, or now. It may. False: this shell is dead."""
+        if not self._give(text, b"\n"):
+            return False
+        if self.sample is None:
+            self.sample = sample
+        else:
+            self._next = sample
+        return True
+
+    def take_back(self, sample: Sample) -> bool:
+        """Take back a sample that is next. False: the shell has begun with it, or will."""
+        if self._next is not sample or self._was_stopped:
+            return False
+        # While a sample is stopped the shell reads all lines, and begins with nothing, until it is told to go on.
+        if self._tell(b"drop\n") if self._stopped_fd is not None else self._read_back():
+            self.count -= 1
+            self._next = None
+        return self._next is None
+
+    def hear(self) -> bytes:
+        """What it and its subshells said, without what nobody needs any more."""
+        if self._speech >= 0:
+            self._said += _read_now(self._speech)
+        return self._said
+
+    def subshell_of(self, order: int) -> int | None:
+        """The process that has taken that order, if it has said so."""
+        _, _, behind = self.hear().partition(_BEGUN % order)
+        process, end, _ = behind.partition(b"\n")
+        return int(process) if end else None
+
+    def words_on(self, order: int) -> bytes:
+        """What was said between that it was taken and that the next one was, if anything was."""
+        return self.hear().partition(_BEGUN % order)[2].partition(_NEXT)[0]
+
+    def forget(self, order: int) -> None:
+        """That order was carried out: what comes behind its line may be of the next one."""
+        _, start, behind = self._said.partition(_BEGUN % order)
+        if start:
+            self._said = behind.partition(b"\n")[2]
+
+    def _give(self, text: bytes, line: bytes) -> bool:
+        self._texts[self.count % 2].hold(text)
         self.count += 1
-        os.pwrite(self._orders, text, 0)
-        if len(text) < self._order_bytes:
-            os.ftruncate(self._orders, len(text))
-        self._order_bytes = len(text)
-        return not self.is_dead and self._tell(b"whole\n" if is_whole else b"\n")
+        return self._tell(line)
+
+    def _read_back(self) -> bool:
+        with contextlib.suppress(OSError):
+            pipe = os.open(f"/proc/{self._popen.pid}/fd/0", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                return os.read(pipe, 1) != b""
+            finally:
+                os.close(pipe)
+        return False
 
     def _pin(self, cpus: tuple[int, ...]) -> None:
         """The shell waits for its line: it forks nothing before it has the affinity that the subshell is to have."""
@@ -154,10 +247,6 @@ class WarmShell:
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(self._popen.pid, cpus or os.sched_getaffinity(0))
         self._cpus = cpus
-
-    def hear(self) -> bytes:
-        """What it and its subshell said since the last time."""
-        return _read_now(self._speech) if self._speech >= 0 else b""
 
     def child(self) -> int | None:
         """Its subshell, if it has forked one."""
@@ -170,7 +259,7 @@ class WarmShell:
         try:
             self._stopped_fd = os.pidfd_open(pid)
         except ProcessLookupError:
-            self._tell(b"again\n")
+            self._tell_ended()
             return
         self._loop.add_reader(self._stopped_fd, self._note_end_of_stopped)
 
@@ -178,17 +267,22 @@ class WarmShell:
         """Kill the shell alone."""
         self._popen.kill()
 
-    def discard(self) -> bytes:
-        """Kill it, and let go of all that belongs to it; what it and its subshell still said."""
+    def discard(self) -> None:
+        """Kill it, and let go of all that belongs to it, but for what it said. Twice is once."""
+        if self._speech < 0:
+            return
         if not self.is_dead:
             self._note_death()
         self._popen.kill()
-        said = _read_until_closed(self._speech)
+        self._said += _read_until_closed(self._speech)
         self._speech = -1
         _close(self._popen)
-        os.close(self._orders)
+        self._let_texts_go()
         self._watcher.ended(self._popen.pid)
-        return said
+
+    def _let_texts_go(self) -> None:
+        for memory in self._texts:
+            memory.let_go()
 
     def _tell(self, line: bytes) -> bool:
         try:
@@ -201,13 +295,22 @@ class WarmShell:
         data = _read_now(self._status)
         if not data:
             self._note_death()
-            if self.sample is not None:
-                self.sample.note_death()
+            ended, self.sample, following, self._next = self.sample, None, self._next, None
+            for sample in filter(None, (ended, following)):
+                sample.note_death()
             return
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            if self.sample is not None:
-                self.sample.note_status(line)
+            self._note_status(line)
+
+    def _note_status(self, status: bytes) -> None:
+        ended = self.sample
+        if status != b"stopped":
+            self.sample, self._next, self._was_stopped = self._next, None, False
+        if ended is not None:
+            ended.note_status(status)
+        if status != b"stopped" and self.sample is not None:
+            self.sample.note_turn()
 
     def _note_death(self) -> None:
         self.is_dead = True
@@ -216,6 +319,10 @@ class WarmShell:
 
     def _note_end_of_stopped(self) -> None:
         self._forget_stopped()
+        self._tell_ended()
+
+    def _tell_ended(self) -> None:
+        self._was_stopped = True
         self._tell(b"again\n")
 
     def _forget_stopped(self) -> None:
@@ -225,8 +332,10 @@ class WarmShell:
             self._stopped_fd = None
 
 
-def _start(words: Sequence[str], environment: Mapping[bytes, bytes], path: str) -> subprocess.Popen[bytes]:
-    loop = _LOOP.format(path=path)
+def _start(
+    words: Sequence[str], environment: Mapping[bytes, bytes], texts: Sequence[ScriptMemory]
+) -> subprocess.Popen[bytes]:
+    loop = _LOOP.format(path=texts[0].path, other=texts[1].path)
     if os.path.basename(words[-1]) == "bash":
         popen = _popen((*words, "-c", loop), environment)
         _await_ready(popen)

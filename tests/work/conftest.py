@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import TestServer
 from tests.lab import Lab
+from tests.work.warm_bench import SHELLS, Bench
 
 
 @pytest.fixture
@@ -16,3 +17,10 @@ def lab(tmp_path: Path, own_server: TestServer) -> Iterator[Lab]:
     lab = Lab(tmp_path, own_server)
     yield lab
     lab.close()
+
+
+@pytest.fixture(params=SHELLS)
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path, request.param)
+    yield bench
+    assert not bench.watched.groups, "shells are left over"

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrun.engine.work.outcomes import Exit
-from mrun.engine.work.warm import SAMPLES_MOST, WarmProcess, WarmScript, WarmShells, is_bash, may_give_up_line
+from mrun.engine.work.warm import SAMPLES_MOST
 from mrun.engine.work.warm_shell import WarmShellError
 from tests.conftest import wait_until
 from tests.lab import Lab
-
-#: `whole`: the subshell is made a shell of its own, whatever the script holds.
-SHELLS = ["/bin/bash", "/bin/bash whole", "/bin/sh", "/bin/dash"]
+from tests.work.warm_bench import Bench, end_of, is_alive
 
 #: What is the same in the output too, but for numbers of processes, and for how dash calls itself.
 SAME = {
@@ -94,120 +87,6 @@ SAME = {
     "crashed": "exec sh -c 'kill -SEGV $$'",
     "a real-time signal": "kill -40 0\nsleep 60",
 }
-
-
-class Watched:
-    """Remembers which process groups are said to live."""
-
-    def __init__(self) -> None:
-        self.groups: set[int] = set()
-
-    def began(self, group: int) -> None:
-        self.groups.add(group)
-
-    def ended(self, group: int) -> None:
-        self.groups.remove(group)
-
-
-class Bench:
-    """Runs scripts, warm or cold, in a directory."""
-
-    def __init__(self, directory: Path, shell: str, **environment: str) -> None:
-        if shutil.which(shell.removesuffix(" whole")) is None:
-            pytest.skip(f"there is no {shell}")
-        self.directory, self.shell = directory, shell.removesuffix(" whole")
-        self.is_whole = shell.endswith(" whole")
-        self.environment = {os.fsencode(name): os.fsencode(value) for name, value in os.environ.items()}
-        self.environment |= {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
-        self.watched = Watched()
-        self.warm = WarmShells(self.environment, self.watched)
-
-    def script(self, text: str) -> str:
-        path = self.directory / "x.sh"
-        path.write_bytes(f"#!{self.shell}\n\n{text}\n".encode())
-        path.chmod(0o755)
-        return str(path)
-
-    def warm_script(self, text: str, **options: Any) -> WarmScript:
-        stem = f"{self.directory}/x"
-        is_whole = is_bash(self.shell) and may_give_up_line(text)
-        script = WarmScript(
-            *(self.shell, self.script(text), str(self.directory), self.environment, f"{stem}.out", f"{stem}.err"),
-            is_whole=self.is_whole or is_whole,
-        )
-        return msgspec.structs.replace(script, **options)
-
-    def begin(self, script: WarmScript) -> WarmProcess:
-        process = self.start_if_fit(script)
-        assert process is not None
-        return process
-
-    def start_if_fit(self, script: WarmScript) -> WarmProcess | None:
-        order = self.warm.order(script)
-        return None if order is None else self.warm.start(order)
-
-    def start(self, text: str, **environment: str) -> WarmProcess:
-        own = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
-        return self.begin(self.warm_script(text, environment=self.environment | own))
-
-    async def run(self, text: str, **environment: str) -> int:
-        process = self.start(text, **environment)
-        try:
-            return (await end_of(process)).code
-        finally:
-            process.close()
-
-    def run_cold(self, text: str, **environment: str) -> int:
-        own = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
-        with (self.directory / "x.out").open("ab") as out, (self.directory / "x.err").open("ab") as err:
-            return subprocess.run(
-                [self.script(text)], cwd=self.directory, env=self.environment | own, stdin=subprocess.DEVNULL,
-                stdout=out, stderr=err, process_group=0, check=False,
-            ).returncode  # fmt: skip
-
-    @property
-    def out(self) -> str:
-        return (self.directory / "x.out").read_text()
-
-    @property
-    def err(self) -> str:
-        return (self.directory / "x.err").read_text()
-
-    def shells(self) -> set[int]:
-        return set(self.watched.groups)
-
-    async def until(self, is_so: object, what: str) -> None:
-        assert callable(is_so)
-        for _ in range(2000):
-            if is_so():
-                return
-            await asyncio.sleep(0.005)
-        raise AssertionError(f"never: {what}")
-
-    def has(self, name: str) -> bool:
-        return (self.directory / name).exists()
-
-    def number(self, name: str) -> int:
-        return int((self.directory / name).read_text())
-
-
-async def end_of(process: WarmProcess) -> Exit:
-    end = await process.wait_within(30)
-    assert end is not None
-    return end
-
-
-@pytest.fixture(params=SHELLS)
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path, request.param)
-    yield bench
-    assert not bench.watched.groups, "shells are left over"
-
-
-def is_alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    return False
 
 
 def without_names(text: str, shell: str) -> str:
