@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +25,7 @@ class AllocRow(msgspec.Struct, frozen=True):
         unheard: jobs that were about to be submitted when nothing more was heard.
         jobs: the scheduler's ids of those that wait or run.
         keeper: who runs `mrun alloc run`; empty: nobody does.
+        is_cared_for: somebody keeps it, or has just seen to it once.
     """
 
     name: str
@@ -44,10 +45,15 @@ class AllocRow(msgspec.Struct, frozen=True):
     retry_at: float | None
     keeper: str
     jobs: tuple[str, ...]
+    is_cared_for: bool
 
 
-async def alloc_rows(output: Output, session: Session) -> list[AllocRow]:
-    """All allocations that this user's key opens; the others are warned of."""
+async def alloc_rows(output: Output, session: Session, seen_to: Collection[str] = ()) -> list[AllocRow]:
+    """All allocations that this user's key opens; the others are warned of.
+
+    Args:
+        seen_to: names of those that this command has just looked after, and does not keep.
+    """
     allocs, rows = Allocs(session.store, session.seal), []
     workers = await session.views.workers()
     for name in await allocs.names():
@@ -60,7 +66,7 @@ async def alloc_rows(output: Output, session: Session) -> list[AllocRow]:
             continue
         fitting = functools.partial(fits, kept.terms, kept.state)
         backlog = await look_at_backlog(session.store, kept.terms.queues, workers, kept.now_ms, fitting)
-        rows.append(_row(kept, backlog))
+        rows.append(_row(kept, backlog, is_cared_for=bool(kept.keeper) or name in seen_to))
     return rows
 
 
@@ -89,15 +95,18 @@ def show_allocs(output: Output, rows: Sequence[AllocRow]) -> None:
             output.say(f"{row.name}: {counted(row.failures, 'failure')} in a row; next try at {instant(row.retry_at)}")
         if row.state == "paused":
             output.note(f"'{row.name}' is paused: `mrun alloc resume {row.name}` goes on with it")
-        if not row.keeper:
+        if not row.is_cared_for:
             output.note(f"nobody keeps '{row.name}': `mrun alloc run` does")
 
 
 def _json(row: AllocRow) -> dict[str, Any]:
-    return msgspec.structs.asdict(row) | {"retry_at": None if row.retry_at is None else instant(row.retry_at)}
+    value = msgspec.structs.asdict(row) | {"retry_at": None if row.retry_at is None else instant(row.retry_at)}
+    # What it tells beside `keeper` is for the lines below the table.
+    del value["is_cared_for"]
+    return value
 
 
-def _row(kept: KeptAlloc, backlog: Backlog) -> AllocRow:
+def _row(kept: KeptAlloc, backlog: Backlog, *, is_cared_for: bool) -> AllocRow:
     terms, state = kept.terms, kept.state
     jobs = [job for job in state.jobs if job.job]
     is_waiting = kept.now_ms < state.retry_at_ms and not state.is_paused
@@ -113,22 +122,23 @@ def _row(kept: KeptAlloc, backlog: Backlog) -> AllocRow:
         unheard=len(state.jobs) - len(jobs),
         ended=state.ended,
         max_jobs=terms.max_jobs,
-        state=_state_word(kept, is_failing=is_waiting),
+        state=_state_word(kept, is_failing=is_waiting, is_cared_for=is_cared_for),
         failures=state.failures,
         error=state.error,
         retry_at=state.retry_at_ms / 1000 if is_waiting else None,
         keeper=kept.keeper,
         jobs=tuple(job.job for job in jobs),
+        is_cared_for=is_cared_for,
     )
 
 
-def _state_word(kept: KeptAlloc, *, is_failing: bool) -> str:
+def _state_word(kept: KeptAlloc, *, is_failing: bool, is_cared_for: bool) -> str:
     state = kept.state
     words = {
         "removing": kept.request in (REMOVE, FORCE),
         "paused": kept.request == PAUSE or state.is_paused,
         "failing": is_failing,
-        "not kept": not kept.keeper,
+        "not kept": not is_cared_for,
         "working": any(job.is_running for job in state.jobs),
         "waiting": bool(state.jobs),
     }

@@ -12,19 +12,24 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 
-from mrun.cli.durations import as_duration_s
+from mrun.cli.durations import as_duration_s, written
 from mrun.engine.errors import LauncherError, UsageError
+from mrun.engine.nearest import nearest_hint
 from mrun.engine.resources import read_resources
 from mrun.engine.store.allocs import AllocTerms
 from mrun.engine.store.connect import Broker
 from mrun.launchers.desk import JobDesk
-from mrun.launchers.find import launcher_named
+from mrun.launchers.find import launcher_named, names
 from mrun.launchers.schedulers import Scheduler
 
 #: Names stand in names of jobs, of files and of keys.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", re.ASCII)
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]", re.ASCII)
 _JOBS_MOST, _NODES_MOST = 1000, 100_000
+#: Who takes jobs, of those that come with mrun.
+_KINDS = ("slurm", "flux", "lsf", "pbs")
+#: Slurm and LSF know no shorter job.
+_LEAST_WALLTIME_S = 60.0
 #: Addresses under which another node finds itself.
 _OWN_HOSTS = ("localhost", "::1")
 
@@ -90,15 +95,20 @@ def terms_of(said: AllocWords, taken: Collection[str] = ()) -> AllocTerms:
         taken: names that there are.
 
     Raises:
-        UsageError: the words do not fit together.
-        LauncherError: there is no such scheduler.
+        UsageError: the words do not fit together, or nobody of that kind takes jobs.
+        LauncherError: a third party's scheduler can't be used.
     """
-    scheduler_of(said.kind)
+    if said.kind not in names() or launcher_named(said.kind).scheduler is None:
+        raise UsageError(f"'{said.kind}' takes no jobs.", hint=nearest_hint(said.kind, _KINDS))
     queues = tuple(dict.fromkeys(queue.strip() for queue in said.queues.split(",") if queue.strip()))
     if not queues:
         raise UsageError("--queues names no queue.", hint="For example: --queues sim,train")
     if said.kind == "pbs" and not said.cores:
         raise UsageError("PBS gives as many cores as are asked for, and none were.", hint="Add --cores 32, or so.")
+    if said.walltime_s < _LEAST_WALLTIME_S:
+        seconds = written(said.walltime_s)
+        message = f"A walltime of {seconds} s is too short: schedulers count minutes."
+        raise UsageError(message, hint=f"A number alone is seconds; {seconds} minutes are --walltime {seconds}m.")
     if said.resources:
         try:
             read_resources(said.resources)
@@ -114,8 +124,8 @@ def terms_of(said: AllocWords, taken: Collection[str] = ()) -> AllocTerms:
 def _name(said: str, queue: str, taken: Collection[str]) -> str:
     if not said:
         stem = _NOT_IN_NAMES.sub("_", queue).lstrip("_.-")[:24] or "alloc"
-        names = (f"{stem}-{number}" if number > 1 else stem for number in range(1, 10_000))
-        return next(name for name in names if name not in taken)
+        free = (f"{stem}-{number}" if number > 1 else stem for number in range(1, 10_000))
+        return next(name for name in free if name not in taken)
     if not _NAME.fullmatch(said):
         hint = "Letters, digits and -_. make a name, at most 32 of them."
         raise UsageError(f"An allocation can't be called '{said}'.", hint=hint)

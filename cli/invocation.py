@@ -32,7 +32,8 @@ COMMAND_PATIENCE_S = 2.0
 class Session:
     """A server that answered, and what can be done with it."""
 
-    def __init__(self, broker: Broker, store: Store, seal: Seal) -> None:
+    def __init__(self, settings: Settings, broker: Broker, store: Store, seal: Seal) -> None:
+        self.settings = settings
         self.broker = broker
         self.store = store
         self.seal = seal
@@ -88,7 +89,7 @@ class Invocation:
             self.output.warn((await check_server(client)).warnings)
             flush = await flush_needs(client, broker, settings) if is_lasting else FlushNeeds()
             store = Store(client, settings.namespace, patience_s=COMMAND_PATIENCE_S, flush=flush)
-            yield Session(broker, store, load_seal(settings.config_dir))
+            yield Session(settings, broker, store, load_seal(settings.config_dir))
         finally:
             await client.aclose()
 

@@ -18,17 +18,17 @@ from mrun import __version__
 from mrun.cli.invocation import Invocation
 from mrun.cli.logs import set_up_logging
 from mrun.cli.output import our_error
+from mrun.cli.stock import stock_of
 from mrun.engine.errors import ExitCode, MrunError
 from mrun.engine.ids import new_worker_id
 from mrun.engine.records import WorkerFacts
-from mrun.engine.resources import Inventory, Told, read_resources, take_stock
+from mrun.engine.resources import Inventory
 from mrun.engine.settings import Settings
 from mrun.engine.store.bells import Bells
 from mrun.engine.store.connect import Broker, check_server, open_broker
 from mrun.engine.store.durability import flush_needs
 from mrun.engine.store.seal import load_seal
 from mrun.engine.store.store import LONGEST_PAUSE_S, Store
-from mrun.engine.work.affinity import find_inventory
 from mrun.engine.work.desk import Desk, WorkerOptions
 from mrun.engine.work.guard import GuardLink, run_guarded
 from mrun.engine.work.worker import Worker
@@ -103,8 +103,7 @@ def _inventory(settings: Settings, allocation: Allocation | None, slots: int | N
     if allocation is not None and STDIN_VARIABLE in os.environ:
         # The other nodes have workers of their own.
         allocation = msgspec.structs.replace(allocation, nodes=allocation.nodes[:1])
-    told = read_resources(settings.resources) if settings.resources else Told()
-    return take_stock(told, slots, find_inventory(os.environ, allocation), tuple(os.sched_getaffinity(0)))
+    return stock_of(settings, allocation, slots)
 
 
 def _end(allocation: Allocation | None, walltime_s: float | None) -> float | None:

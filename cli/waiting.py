@@ -11,12 +11,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mrun.cli.commands.inspect import stranded_line
 from mrun.cli.invocation import Session
+from mrun.cli.missing_workers import stranded_lines
 from mrun.cli.output import Output
 from mrun.cli.shown import STYLES, duration
 from mrun.engine.errors import BrokerAwayError, ExitCode, NotFoundError
-from mrun.engine.store.demands import find_stranded
 from mrun.engine.store.views import StepStatus, StudyStatus
 
 #: Between two looks at the counters.
@@ -149,8 +148,7 @@ class _StrandedTeller:
             return
         self._next_at = time.monotonic() + _LOOK_FOR_STRANDED_EVERY_S
         studies = [status.study for status in statuses]
-        for one in await find_stranded(session.store, await session.views.inspect(), studies):
-            line = stranded_line(one)
+        for line in await stranded_lines(session, await session.views.inspect(), studies):
             if line not in self._told:
                 self._told.add(line)
                 self._display.note(line)

@@ -62,6 +62,10 @@ class End(msgspec.Struct, frozen=True):
     why: str = ""
 
 
+class RefusedError(LauncherError):
+    """A scheduler has answered, and the answer is no."""
+
+
 class Job(msgspec.Struct, frozen=True):
     """A script to be run once as a job.
 
@@ -182,4 +186,4 @@ def refusal(program: str, output: Output, passing: Iterable[str]) -> LauncherErr
     lowered = said.lower()
     if any(phrase in lowered for phrase in passing):
         return LauncherAwayError(message, hint="It may work later: nothing is lost by waiting.")
-    return LauncherError(message, hint="Correct what the step asks for, or ask the people who run the machine.")
+    return RefusedError(message, hint="Correct what the job asks for, or ask the people who run the machine.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,17 +16,18 @@ from mrun.cli.confirm import confirm
 from mrun.cli.durations import as_duration_s
 from mrun.cli.invocation import COMMAND_PATIENCE_S, Invocation, Session, current_dir, takes_invocation, takes_said
 from mrun.cli.logs import set_up_logging
+from mrun.cli.output import Output
 from mrun.cli.shown import counted
 from mrun.engine.alloc.duty import Duty, DutyOptions
 from mrun.engine.alloc.jobs import JobPlace, script_text
 from mrun.engine.alloc.keeper import Keeper
+from mrun.engine.alloc.rules import submits_the_same
 from mrun.engine.alloc.trial import TRIAL_NUMBER, trial_job, try_out
-from mrun.engine.errors import LauncherAwayError, NotFoundError, UsageError
+from mrun.engine.errors import LauncherAwayError, LauncherError, NotFoundError, SealError, UsageError
 from mrun.engine.ids import new_worker_id
 from mrun.engine.settings import Settings
 from mrun.engine.store.allocs import FORCE, PAUSE, REMOVE, RESUME, Allocs, AllocTerms
 from mrun.engine.store.connect import Broker
-from mrun.launchers.schedulers import Job
 
 #: A keeper waits for a server that is away until it is told to end.
 _FOR_EVER_S = float("inf")
@@ -58,7 +60,8 @@ def add(invocation: Invocation, said: AllocWords) -> None:
     """Add an allocation, which `mrun alloc run` keeps from then on.
 
     First a job of its kind is submitted such that it does not start, and cancelled: so wrong words are told at once.
-    Words after -- are for sbatch, flux batch, bsub or qsub.
+    Words after -- are for sbatch, flux batch, bsub or qsub. A second allocation that submits the same jobs for the same
+    queues needs a --name: they count the same samples.
 
     \b
     Examples:
@@ -73,8 +76,10 @@ def add(invocation: Invocation, said: AllocWords) -> None:
         async with invocation.session(broker=broker) as session:
             allocs = Allocs(session.store, session.seal)
             terms = terms_of(said, await allocs.names())
+            if not said.name:
+                await _refuse_twin(allocs, terms)
             invocation.output.warn(reach_warnings(broker))
-            tried = "" if said.is_untried else (await _try(terms, _place(settings, broker)))[1]
+            tried = "" if said.is_untried else await _try(terms, _place(settings, broker))
             if not await allocs.add(terms):
                 raise UsageError(f"There is an allocation '{terms.name}'.", hint="Give another --name.")
             return terms, tried
@@ -100,16 +105,18 @@ def dry_run(invocation: Invocation, said: AllocWords) -> None:
       $ mrun alloc dry-run slurm --queues sim --walltime 2h --nodes 2 -- --constraint=fast
     """
     terms, settings = terms_of(said), invocation.settings()
-    place = _place(settings, None)
-    job, submitted = anyio.run(_try, terms, place)
-    words, script = scheduler_of(terms.kind).submit_command(job), script_text(terms, place.namespace, TRIAL_NUMBER)
-    output = invocation.output
+    place, scheduler, output = _place(settings, None), scheduler_of(terms.kind), invocation.output
+    job, script = trial_job(terms, place, scheduler), script_text(terms, place.namespace, TRIAL_NUMBER)
+    words = scheduler.submit_command(job)
+    try:
+        submitted = anyio.run(try_out, desk_of(terms.kind), job, place)
+    except LauncherError:
+        _show_job(output, words, script)
+        raise
     output.data({"job": submitted, "command": words, "script": script})
     output.ids([submitted])
     output.say(f"job {submitted} was accepted, and is cancelled")
-    output.say(f"  {shlex.join(words)}")
-    for line in script.splitlines():
-        output.say(f"  | {line}")
+    _show_job(output, words, script)
 
 
 @command.command("list")
@@ -232,10 +239,13 @@ def run_duty(
             session.store.patience_s = _FOR_EVER_S
             keeps_s = _KEEPS_LEAST_S + _KEEPS_ROUNDS * interval_s
             keeper = _keeper(session, _place(settings, broker), keeps_s)
-            await Duty(keeper, Allocs(session.store, session.seal), options).run()
+            allocs = Allocs(session.store, session.seal)
+            await Duty(keeper, allocs, options).run()
             # Who was told to end does not wait for a server that is away.
             session.store.patience_s = COMMAND_PATIENCE_S
-            return await alloc_rows(invocation.output, session)
+            # With --once nobody keeps them either, but until cron's next look that is as it should be.
+            seen_to = (names or await allocs.names()) if is_once else ()
+            return await alloc_rows(invocation.output, session, seen_to)
 
     show_allocs(invocation.output, anyio.run(run))
 
@@ -253,10 +263,24 @@ def _keeper(session: Session, place: JobPlace, keeps_s: float) -> Keeper:
     return Keeper(new_worker_id(), allocs, session.store, session.views, place, desk_of=desk_of, keeps_s=keeps_s)
 
 
-async def _try(terms: AllocTerms, place: JobPlace) -> tuple[Job, str]:
-    """The job that was tried, and the id that it had. Raises LauncherError if it was refused."""
-    job = trial_job(terms, place, scheduler_of(terms.kind))
-    return job, await try_out(desk_of(terms.kind), job, place)
+async def _refuse_twin(allocs: Allocs, terms: AllocTerms) -> None:
+    """Raises UsageError if there is an allocation that submits the same jobs."""
+    for name in await allocs.names():
+        with suppress(NotFoundError, SealError):
+            if submits_the_same(terms, (await allocs.look(name)).terms):
+                hint = f"If you want both, give this one a --name; `mrun alloc remove {name}` removes the other."
+                raise UsageError(f"Allocation '{name}' submits such jobs already, for these queues.", hint=hint)
+
+
+async def _try(terms: AllocTerms, place: JobPlace) -> str:
+    """The id that the trial job had. Raises LauncherError if it was refused."""
+    return await try_out(desk_of(terms.kind), trial_job(terms, place, scheduler_of(terms.kind)), place)
+
+
+def _show_job(output: Output, words: Sequence[str], script: str) -> None:
+    output.say(f"  {shlex.join(words)}")
+    for line in script.splitlines():
+        output.say(f"  | {line}")
 
 
 async def _remove(session: Session, place: JobPlace, name: str, request: str) -> None:

@@ -30,7 +30,7 @@ _RUN_BY = {"slurm": "cd {path} && sbatch run.sbatch", "flux": "cd {path} && flux
 
 
 @click.command("example")
-@click.argument("name", metavar="list|NAME")
+@click.argument("name", metavar="[list|NAME]", default="list")
 @click.option(
     "-p", "--path", type=click.Path(path_type=Path), metavar="DIR",
     help="Where to put it: a new directory, or an empty one. [default: ./NAME]",
@@ -40,7 +40,7 @@ def command(invocation: Invocation, name: str, path: Path | None) -> None:
     """List the examples, or copy one of them.
 
     Each is a directory with a README.md and a spec.yaml, whose comments explain it, that runs in seconds: here, or in
-    an allocation of the scheduler whose name it has. Nothing is ever overwritten.
+    an allocation of the scheduler whose name it has. Without NAME they are listed. Nothing is ever overwritten.
 
     \b
     Examples:
@@ -51,7 +51,7 @@ def command(invocation: Invocation, name: str, path: Path | None) -> None:
     output = invocation.output
     if name == "list":
         if path is not None:
-            raise UsageError("'list' takes no --path.", hint="mrun example NAME -p DIR copies an example.")
+            raise UsageError("The list takes no --path.", hint="mrun example NAME -p DIR copies an example.")
         output.data([{"name": one, "shows": shows} for one, shows in EXAMPLES.items()])
         output.ids(EXAMPLES)
         output.table(("example", "shows"), list(EXAMPLES.items()))

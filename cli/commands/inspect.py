@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import anyio
 import click
 
 from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.missing_workers import stranded_lines, unheard_lines
 from mrun.cli.output import Output
-from mrun.cli.shown import work_line
-from mrun.engine.resources import amounts_text
-from mrun.engine.store.demands import Stranded, find_stranded
 from mrun.engine.store.views import Inspection
 
 
@@ -34,12 +30,12 @@ def command(invocation: Invocation) -> None:
       $ mrun inspect --json
     """
 
-    async def run() -> tuple[Inspection, list[Stranded]]:
+    async def run() -> tuple[Inspection, list[str]]:
         async with invocation.session() as session:
             found = await session.views.inspect()
-            return found, await find_stranded(session.store, found)
+            return found, [*await unheard_lines(session, found), *await stranded_lines(session, found)]
 
-    found, stranded = anyio.run(run)
+    found, missing = anyio.run(run)
     output = invocation.output
     output.data(found)
     output.ids(row.queue for row in found.queues)
@@ -52,22 +48,8 @@ def command(invocation: Invocation) -> None:
         _show_workers(output, found)
     else:
         output.say("no workers")
-    for note in (*unheard(found), *map(stranded_line, stranded)):
+    for note in missing:
         output.note(note)
-
-
-def unheard(found: Inspection, studies: Collection[str] | None = None) -> list[str]:
-    """A line for each queue that has samples to run, of these studies or of any, and no worker."""
-    rows = [row for row in found.queues if studies is None or row.study in studies]
-    queues = dict.fromkeys(row.queue for row in rows if row.ready and not row.workers)
-    return [f"no worker listens to queue '{queue}': start one with {work_line([queue])}" for queue in queues]
-
-
-def stranded_line(one: Stranded) -> str:
-    """What no worker of a queue has, and how to start one that has it."""
-    steps = ", ".join(f"'{name}'" for name in one.steps)
-    start = f"{work_line([one.queue])} --resources {amounts_text(one.needs, ',')}"
-    return f"no worker on queue '{one.queue}' has what {steps} of {one.study} needs, {amounts_text(one.needs)}: {start}"
 
 
 def _show_queues(output: Output, found: Inspection) -> None:

@@ -26,11 +26,13 @@ from mrun.cli.commands.queue import (
 from mrun.cli.failures import failures_of
 from mrun.cli.invocation import Invocation, Session, takes_invocation
 from mrun.cli.shown import FailedPlace, counted, duration, show_study, study_json, work_line
+from mrun.cli.stock import allocation_here, stock_of
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
 from mrun.engine.enqueue import Checked, Order, Queued, enqueue, prepare
 from mrun.engine.errors import BrokerError, ExitCode, LauncherError, MrunError
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
+from mrun.engine.resources import Inventory
 from mrun.engine.store.connect import Broker
 from mrun.engine.store.views import StudyStatus
 
@@ -91,7 +93,8 @@ def command(
     plan = prepare(checked)
     options = [*(["--slots", str(slots)] if slots else []), "--lease", f"{settings.lease_s:g}"]
     options += ["--resources", resources] if resources else []
-    runner = _Runner(invocation, broker, plan, options)
+    has = stock_of(settings, allocation_here(), slots or settings.slots)
+    runner = _Runner(invocation, broker, plan, has, options)
     ended = anyio.run(runner.run, checked, order)
     runner.report(ended)
     sys.exit(runner.exit_code(ended))
@@ -100,11 +103,13 @@ def command(
 class _Runner:
     """One `mrun run`."""
 
-    def __init__(self, invocation: Invocation, broker: Broker, plan: Plan, worker_options: Sequence[str]) -> None:
+    def __init__(
+        self, invocation: Invocation, broker: Broker, plan: Plan, has: Inventory, worker_options: Sequence[str]
+    ) -> None:
         self._invocation = invocation
         self._output = invocation.output
         self._broker = broker
-        self._plan = plan
+        self._plan, self._has = plan, has
         self._worker_options = worker_options
         self._display = Display(invocation.output)
         self._interrupted: signal.Signals | None = None
@@ -118,6 +123,8 @@ class _Runner:
             queued = await enqueue(session.store, session.seal, self._plan, order, checked.warnings)
             say_queued(self._output, queued, self._output.note)
             self._output.note(server_line(self._broker))
+            if squeezed := _squeezed_line(self._plan, self._has):
+                self._output.note(squeezed)
             self._log_path = Path(queued.workspace, JOURNAL_DIR, "worker.log")
             self._start_worker(queued.study, queued.queues)
             try:
@@ -243,6 +250,18 @@ class _Runner:
         except OSError:
             return "its log can't be read"
         return "\n".join([line for line in lines if not line.startswith("{")][-_TAIL_LINES:] or lines[-1:])
+
+
+def _squeezed_line(plan: Plan, has: Inventory) -> str:
+    """What is to be said of steps that ask for more CPUs than the worker has found; empty: nothing."""
+    if has.has_told_cpus:
+        return ""  # they wait for another worker
+    asked: dict[str, int] = {}
+    for step in plan.steps:
+        cpus = max((terms.demand.cpus for terms in step.other_terms or (step,) if not terms.demand.is_job), default=0)
+        asked |= {step.name: cpus} if cpus > has.cpus else {}
+    steps = ", ".join(f"'{name}' asks for {cpus}" for name, cpus in asked.items())
+    return f"the worker has {counted(has.cpus, 'CPU')}; {steps}: they take all of them, and run alone" if steps else ""
 
 
 def _verdict(statuses: Sequence[StudyStatus]) -> Text:

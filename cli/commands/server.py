@@ -10,7 +10,7 @@ import click
 from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.cli.shown import counted
 from mrun.engine.errors import BrokerError, NotFoundError
-from mrun.engine.store.connect import Broker
+from mrun.engine.store.connect import Broker, check_server, open_broker
 from mrun.engine.store.server import ServerFacts, find_own_server, start_own_server, stop_own_server
 
 
@@ -49,7 +49,9 @@ def start(invocation: Invocation, listen: str | None) -> None:
 @command.command("status")
 @takes_invocation
 def status(invocation: Invocation) -> None:
-    """Show whether it runs, and where.
+    """Show whether it runs, where, and how well it keeps what it is given.
+
+    `durability` is everysec, or strict from the first strict command on until it is stopped.
 
     \b
     Examples:
@@ -93,6 +95,19 @@ async def _unfinished(invocation: Invocation) -> list[str]:
         return []
 
 
+async def _durability(facts: ServerFacts) -> str | None:
+    """How it keeps what it is given now, in the words of the setting. None: it does not tell."""
+    try:
+        client = await open_broker(Broker(facts.url, "your own server"))
+        try:
+            policy = (await check_server(client)).flush_policy
+        finally:
+            await client.aclose()
+    except BrokerError:
+        return None
+    return "strict" if policy == "always" else policy or None
+
+
 def _show(invocation: Invocation, facts: ServerFacts, what: str) -> None:
     rows: dict[str, Any] = {
         "url": facts.url,
@@ -102,6 +117,7 @@ def _show(invocation: Invocation, facts: ServerFacts, what: str) -> None:
         "binary": str(facts.binary),
         "data": str(facts.data_dir),
         "log": str(facts.log_path),
+        "durability": anyio.run(_durability, facts),
     }
     invocation.output.data(rows | {"state": what})
     invocation.output.ids([facts.url])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import anyio
 import click
 from rich.text import Text
 
 from mrun.cli.failures import failures_of
-from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.invocation import Invocation, Session, takes_invocation
+from mrun.cli.missing_workers import stranded_lines
+from mrun.cli.output import Output
 from mrun.cli.shown import STYLES, FailedPlace, local_time, show_study, study_json
 from mrun.engine.store.views import StudyStatus
 
@@ -21,7 +25,7 @@ def command(invocation: Invocation, study: str | None) -> None:
     """Show how far studies are.
 
     Without STUDY, a line for each study on the server; with it, its steps and why samples failed. STUDY is an id, the
-    beginning of one, a workspace, `last` or `all`.
+    beginning of one, a workspace, `last` or `all`. Below stands which samples no living worker can run.
 
     \b
     Examples:
@@ -30,25 +34,37 @@ def command(invocation: Invocation, study: str | None) -> None:
       $ mrun status k3f --json
     """
 
-    async def run() -> tuple[list[StudyStatus], dict[str, list[FailedPlace]]]:
+    async def run() -> tuple[list[StudyStatus], dict[str, list[FailedPlace]], list[str]]:
         async with invocation.session() as session:
             if study is None:
-                return await session.views.studies(), {}
+                statuses = await session.views.studies()
+                return statuses, {}, await _stranded(session, statuses)
             statuses = [await session.views.status(one) for one in await session.views.find(study)]
             failed = {one.study: await failures_of(session, one.study, _FAILURES_SHOWN) for one in statuses}
-            return statuses, failed
+            return statuses, failed, await _stranded(session, statuses)
 
-    statuses, failed = anyio.run(run)
+    statuses, failed, stranded = anyio.run(run)
     output = invocation.output
     output.data([study_json(one) | {"failed_samples": failed.get(one.study, [])} for one in statuses])
     output.ids(one.study for one in statuses)
     if study is not None:
         for one in statuses:
             show_study(output, one, failed[one.study])
-        return
-    if not statuses:
+    elif statuses:
+        _show_studies(output, statuses)
+    else:
         output.note("no studies on this server yet; mrun queue SPEC or mrun run SPEC makes one")
-        return
+    for line in stranded:
+        output.note(line)
+
+
+async def _stranded(session: Session, statuses: Sequence[StudyStatus]) -> list[str]:
+    """A line for what is ready, and is more than any living worker of its queue has."""
+    ready = [one.study for one in statuses if not one.is_ended and any(step.ready for step in one.steps)]
+    return await stranded_lines(session, await session.views.inspect(), ready) if ready else []
+
+
+def _show_studies(output: Output, statuses: Sequence[StudyStatus]) -> None:
     output.table(
         ("study", "name", "state", "samples", "ended", "failed", "queued", "workspace"),
         [

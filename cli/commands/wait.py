@@ -8,9 +8,9 @@ import time
 import anyio
 import click
 
-from mrun.cli.commands.inspect import unheard
 from mrun.cli.failures import failures_of
 from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.missing_workers import unheard_lines
 from mrun.cli.shown import FailedPlace, show_study, study_json
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
 from mrun.engine.errors import ExitCode
@@ -49,7 +49,7 @@ def command(invocation: Invocation, study: str, timeout_s: float | None) -> None
             async def studies() -> list[str]:
                 return found
 
-            for note in unheard(await session.views.inspect(), found):
+            for note in await unheard_lines(session, await session.views.inspect(), found):
                 invocation.output.note(note)
             with Display(invocation.output) as display:
                 ended = await wait_for_end(

@@ -62,6 +62,17 @@ def fits(terms: AllocTerms, state: AllocState, needs: ClassNeeds) -> bool:
     return all(has_enough)
 
 
+def submits_the_same(one: AllocTerms, other: AllocTerms) -> bool:
+    """Whether two allocations submit the same jobs for the same queues; they may want another number of them."""
+    return _as_jobs(one) == _as_jobs(other)
+
+
+def _as_jobs(terms: AllocTerms) -> AllocTerms:
+    """The terms with what says nothing of a job left out."""
+    queues = tuple(sorted(terms.queues))
+    return msgspec.structs.replace(terms, name="", mark="", queues=queues, max_jobs=0, min_backlog=0, idle_exit_s=0.0)
+
+
 def _told(text: str) -> Told:
     return read_resources(text) if text else Told()
 

@@ -6,10 +6,10 @@ import anyio
 import msgspec
 
 from mrun.engine.alloc.jobs import JobPlace, write_job
-from mrun.engine.errors import LauncherAwayError
+from mrun.engine.errors import LauncherAwayError, LauncherError
 from mrun.engine.store.allocs import AllocTerms
 from mrun.launchers.desk import JobDesk
-from mrun.launchers.schedulers import Job, Scheduler
+from mrun.launchers.schedulers import Job, RefusedError, Scheduler
 
 #: The number of a job that is none of the allocation's.
 TRIAL_NUMBER = 0
@@ -37,6 +37,9 @@ async def try_out(desk: JobDesk, job: Job, place: JobPlace) -> str:
             found = await desk.find(job.name)
             await desk.cancel([found] if found else [])
             raise
+        except RefusedError as error:
+            hint = "Correct the words of the allocation, or ask the people who run the machine."
+            raise LauncherError(error.message, hint=hint) from error
         await desk.cancel([submitted])
         return submitted
     message = f"The scheduler did not answer within {_TRIAL_MOST_S:g} s."

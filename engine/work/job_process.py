@@ -81,7 +81,8 @@ class JobProcess:
 
         Raises:
             LaunchError: it came to no end of its own: it was refused, its node failed, nobody knows.
-            JobLeftError: it was left.
+            LauncherError: nothing of its study can be submitted here.
+            JobLeftError: it was left, or is to be tried again.
         """
         with anyio.move_on_after(timeout_s):
             await self._over.wait()

@@ -13,15 +13,17 @@ import structlog
 from mrun.engine.errors import LauncherAwayError, LauncherError, MrunError
 from mrun.engine.work.job_files import JobRecord
 from mrun.engine.work.job_process import JobProcess
-from mrun.engine.work.launched import LaunchError
+from mrun.engine.work.launched import JobLeftError, LaunchError
 from mrun.engine.work.nudge import Nudge
 from mrun.launchers.desk import JobDesk
-from mrun.launchers.schedulers import End, EndKind, JobState, JobStatus
+from mrun.launchers.schedulers import End, EndKind, JobState, JobStatus, RefusedError
 
 #: Between two looks, and two tries to submit: as long as something changes, and at most.
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 #: So often in a row a scheduler says that it does not know a job, before it is believed: it may have restarted.
 _UNKNOWN_LOOKS_MOST = 3
+#: So often in a row a scheduler refuses a study's jobs in the same words, before the study is refused.
+_REFUSALS_MOST = 3
 #: A job that has not ended so long after it was cancelled is cancelled again.
 _CANCEL_AGAIN_S = 10.0
 
@@ -62,6 +64,8 @@ class JobWatch:
         self._looks, self._submits = _BackOff(), _BackOff()
         #: What the scheduler does not do now, and was told of.
         self._troubles: set[str] = set()
+        #: Study → in which words its last job was refused, and how often in a row.
+        self._refusals: dict[str, tuple[str, int]] = {}
 
     def add(self, process: JobProcess) -> None:
         """Await a sample's job, if it has one by now, or submit it when it is its turn."""
@@ -126,14 +130,37 @@ class JobWatch:
             process.submitted("")
             self._tell("submit", error)
             return False
+        except RefusedError as error:
+            process.fail(self._refused(process, error))
+            return True
+        except LauncherError as error:
+            # There is no such program here, and there will be none for the next sample: the study is refused at once.
+            process.fail(error)
+            return True
         except (MrunError, OSError, ValueError, LookupError) as error:
-            # A NUL in a name; a workspace that is gone; a job that is refused.
+            # A NUL in a name; a workspace that is gone.
             process.fail(LaunchError(_why(process, error), has_begun=False))
             return True
         self._troubles.discard("submit")
+        self._refusals.pop(process.step[0], None)
         if job:
             self._begin_watching(process, job)
         return True
+
+    def _refused(self, process: JobProcess, error: RefusedError) -> MrunError:
+        """How a sample ends whose job was refused.
+
+        The refusal may be meant for this sample alone, so the next ones are tried. Those that are refused in the same
+        words go back without a word; and after some the study is refused. A hundred samples that wait for their turn
+        are no reason to say it a hundred times.
+        """
+        study = process.step[0]
+        words, count = self._refusals.get(study, ("", 0))
+        if error.message != words:
+            self._refusals[study] = error.message, 1
+            return LaunchError(error.message, has_begun=False)
+        self._refusals[study] = words, count + 1
+        return error if count + 1 >= _REFUSALS_MOST else JobLeftError(has_begun=False)
 
     async def _job_of(self, process: JobProcess) -> str:
         """Its job's id: of one that was submitted before, by whomever, or of a new one. Empty: it has ended."""

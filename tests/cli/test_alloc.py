@@ -171,13 +171,58 @@ def test_pause_resume_and_remove(home):
         (("lsf", "--queues", ",", "--walltime", "1h"), 2, "names no queue"),
         (("lsf", "--queues", "sim", "--walltime", "soon"), 2, "no duration"),
         (("lsf", "--queues", "sim"), 2, "--walltime"),
-        (("local", "--queues", "sim", "--walltime", "1h"), 6, "takes no jobs"),
-        (("slrum", "--queues", "sim", "--walltime", "1h"), 6, "slurm"),
+        (("local", "--queues", "sim", "--walltime", "1h"), 2, "takes no jobs"),
+        (("slrum", "--queues", "sim", "--walltime", "1h"), 2, "Did you mean 'slurm'?"),
+        (("lsf", "--queues", "sim", "--walltime", "59"), 2, "--walltime 59m"),
+        (("lsf", "--queues", "sim", "--walltime", "0.9m"), 2, "minutes"),
     ],
 )
 def test_words_that_do_not_fit_together_are_refused(shared_home, words, code, said):
     done = shared_home.run("alloc", "dry-run", *words)
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+
+def test_an_allocation_of_the_same_jobs_needs_a_name_of_its_own(home):
+    give_scheduler(home, "lsf")
+    words = ("lsf", "--queues", "sim,train", *SOON, "--no-dry-run")
+    home.ok("alloc", "add", *words)
+    # When the same jobs are asked for again, for queues in another order, and more of them
+    again = ("lsf", "--queues", "train,sim", *SOON, "--no-dry-run", "--max-jobs", "9")
+    done = home.run("alloc", "add", *again)
+    # Then it says which allocation has them, and adds none
+    assert (done.returncode, "'sim' submits such jobs already" in done.stderr) == (2, True), done.stderr
+    assert [row["name"] for row in home.json("alloc", "list")] == ["sim"]
+    # Who gives it a name wants both; and other jobs are another allocation
+    assert home.json("alloc", "add", *again, "--name", "more")["name"] == "more"
+    assert home.json("alloc", "add", *words, "--gpus", "1")["name"] == "sim-2"
+
+
+def test_once_does_not_say_that_nobody_keeps_what_it_has_just_seen_to(home):
+    give_scheduler(home, "lsf")
+    home.ok("alloc", "add", "lsf", "--queues", "sim", *SOON, "--no-dry-run")
+    assert "nobody keeps 'sim'" in home.run("alloc", "list").stderr
+    done = home.run("alloc", "run", "--once", *QUICK)
+    assert done.returncode == 0
+    assert "nobody keeps" not in done.stderr
+    assert "not kept" not in done.stdout
+    assert "idle" in done.stdout
+
+
+def test_dry_run_shows_a_job_that_is_refused(home):
+    fake_dir = give_scheduler(home, "lsf")
+    words = ("lsf", "--queues", "sim", "--partition", "nope", *SOON)
+    done = home.run("alloc", "dry-run", *words)
+    assert done.returncode == 6
+    assert "--queues sim" in done.stdout
+    assert "-q nope" in done.stdout
+    # What to correct are the allocation's words: there is no step
+    assert "No such queue. Job not submitted." in done.stderr
+    assert "of the allocation" in done.stderr
+    assert "step" not in done.stderr
+    # One JSON value, as ever
+    done = home.run("alloc", "dry-run", *words, "--json")
+    assert json.loads(done.stdout)["error"]["exit_code"] == 6
+    assert jobs_of(fake_dir) == []
 
 
 def test_dry_run_shows_the_job_and_leaves_none(home):

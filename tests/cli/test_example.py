@@ -37,6 +37,11 @@ def test_every_folder_is_listed_and_has_a_readme_and_a_spec(shared_home: Home) -
     assert [one["name"] for one in listed] == list(EXAMPLES)
     assert sorted(EXAMPLES) == sorted(path.name for path in (TOP / "examples").iterdir() if path.is_dir())
     assert shared_home.ok("example", "list", "-q").split() == list(EXAMPLES)
+    # Without a word, too
+    assert shared_home.ok("example") == shared_home.ok("example", "list")
+    assert shared_home.json("example") == listed
+    done = shared_home.run("example", "-p", "somewhere")
+    assert (done.returncode, "mrun example NAME -p DIR" in done.stderr) == (2, True)
     assert "RETRY, and RESTART" in shared_home.ok("example", "list")
     for name in EXAMPLES:
         assert {"README.md", "spec.yaml"} <= {path.name for path in (TOP / "examples" / name).iterdir()}

@@ -31,6 +31,26 @@ def started(home: Home) -> list[Path]:
     return list(home.work.glob("studies/*/sim/*/started"))
 
 
+def test_run_says_which_step_asks_for_more_cpus_than_its_worker_has(home: Home) -> None:
+    home.write(
+        "spec.yaml",
+        """
+        description: {name: large, description: written for a larger machine}
+        study:
+          - {name: small, description: x, run: {cmd: 'true', procs: 2}}
+          - {name: sim, description: x, run: {cmd: 'true', procs: 9000}}
+          - {name: fit, description: x, run: {cmd: 'true', procs: $(P), depends: [sim]}}
+        global.parameters: {P: {values: [2, 3, 4], label: P.%%}}
+        """,
+    )
+    squeezed = "the worker has 3 CPUs; 'sim' asks for 9000, 'fit' asks for 4: they take all of them, and run alone"
+    done = home.run("run", "spec.yaml", "--slots", "3")
+    assert (done.returncode, done.stderr.count(squeezed)) == (0, 1), done.stderr
+    # Nothing is squeezed where there is enough
+    done = home.run("run", "spec.yaml", "--resources", "cpus=9000")
+    assert (done.returncode, "run alone" in done.stderr) == (0, False), done.stderr
+
+
 def test_run_shows_results_and_says_where_they_are_and_which_server_it_used(home: Home) -> None:
     home.write("samples.csv", "1\n2\n")
     home.write(

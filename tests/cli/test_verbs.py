@@ -185,10 +185,15 @@ def test_server_is_started_shown_and_stopped_and_keeps_what_it_holds(home: Home)
     assert facts["state"] == "runs"
     assert facts["url"].startswith(f"unix://{home.directory}/run/")
     assert Path(f"/proc/{facts['pid']}").exists()
+    assert facts["durability"] == "everysec"
+    # The first strict command makes it strict, until it is stopped
+    assert home.json("server", "start", "--durability", "strict")["durability"] == "strict"
+    assert "durability strict" in home.ok("server", "status")
     assert "runs already" in home.ok("server", "start")
     assert home.ok("server", "stop") == "stopped\n"
     assert home.ok("server", "stop") == "it was not running\n"
-    assert home.json("server", "start")["state"] == "started"
+    again = home.json("server", "start")
+    assert (again["state"], again["durability"]) == ("started", "everysec")
     assert home.ok("status", "-q").strip() == study
 
 

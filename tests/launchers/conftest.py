@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import IS_CI
+from tests.conftest import IS_CI, TestServer
+from tests.lab import BIN, Lab
 from tests.launchers.slurm import Slurm, why_not
 
 
@@ -30,6 +33,19 @@ def slurm(slurm_cluster: Slurm) -> Iterator[Slurm]:
     slurm_cluster.heal()
     yield slurm_cluster
     slurm_cluster.heal()
+
+
+@pytest.fixture
+def lab(tmp_path: Path, own_server: TestServer, slurm: Slurm) -> Iterator[Lab]:
+    """A lab whose commands reach the cluster, and whose server is reached from its nodes."""
+    lab = Lab(tmp_path, own_server)
+    lab.environment |= {
+        "SLURM_CONF": slurm.environment["SLURM_CONF"],
+        "PATH": f"{BIN}{os.pathsep}{slurm.environment['PATH']}",
+    }
+    yield lab
+    slurm.heal()
+    lab.close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import TestServer, wait_until
 from tests.lab import BIN, Lab
 from tests.launchers.kinds import faked
-from tests.launchers.slurm import CORES, NODES, Slurm
+from tests.launchers.slurm import CORES, NODES
 
 #: Two whole nodes, and memory that every step could take for itself.
 WHOLE = ("--nodes=2", f"--ntasks={2 * CORES}", f"--ntasks-per-node={CORES}", "--mem=800", "--time=30")
@@ -29,19 +29,6 @@ PLAIN = """
     merlin:
         samples: {file: samples.npy, column_labels: [X]}
 """
-
-
-@pytest.fixture
-def lab(tmp_path: Path, own_server: TestServer, slurm: Slurm) -> Iterator[Lab]:
-    """A lab whose commands reach the cluster, and whose server is reached from its nodes."""
-    lab = Lab(tmp_path, own_server)
-    lab.environment |= {
-        "SLURM_CONF": slurm.environment["SLURM_CONF"],
-        "PATH": f"{BIN}{os.pathsep}{slurm.environment['PATH']}",
-    }
-    yield lab
-    slurm.heal()
-    lab.close()
 
 
 def queued(lab: Lab, script: str, samples: int, spec: str = PLAIN) -> str:

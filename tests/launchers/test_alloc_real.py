@@ -6,13 +6,10 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-import pytest
 
-from tests.conftest import TestServer, wait_until
+from tests.conftest import wait_until
 from tests.lab import BIN, Lab
 from tests.launchers.slurm import Slurm
 
@@ -20,19 +17,6 @@ SAMPLES = 100
 #: Quick rounds, and workers that leave soon.
 QUICK = ("--interval", "0.5")
 SOON = ("--walltime", "30m", "--cores", "2", "--idle-exit", "2")
-
-
-@pytest.fixture
-def lab(tmp_path: Path, own_server: TestServer, slurm: Slurm) -> Iterator[Lab]:
-    """A lab whose commands reach the cluster, and whose server is reached from its nodes."""
-    lab = Lab(tmp_path, own_server)
-    lab.environment |= {
-        "SLURM_CONF": slurm.environment["SLURM_CONF"],
-        "PATH": f"{BIN}{os.pathsep}{slurm.environment['PATH']}",
-    }
-    yield lab
-    slurm.heal()
-    lab.close()
 
 
 def queue_samples(lab: Lab, command: str, samples: int = SAMPLES) -> str:

@@ -279,6 +279,31 @@ def test_a_refused_job_is_no_failure_of_its_sample_and_the_worker_says_why(lab):
     assert lab.study(study)["by_step"]["a"]["ready"] == 1
 
 
+@pytest.mark.parametrize(
+    ("lab", "is_there", "why", "events"),
+    [
+        # Nobody who could submit here: another try would be the same
+        ("pbs", False, "'qsub' can't be started", ["study_refused"]),
+        # Who refuses may have meant one sample: it is asked again
+        ("pbs", True, "Unknown queue", ["sample_not_started", "study_refused"]),
+    ],
+    indirect=["lab"],
+)
+def test_a_refusal_is_told_once_and_not_for_each_sample(lab, is_there, why, events):
+    # Given more samples than a worker submits at a time, and a scheduler that takes none of them
+    study = lab.queue_jobs("true", 40, batch="queue: nope")
+    if not is_there:
+        (lab.directory / "bin" / "qsub").unlink()
+    # When a worker has tried
+    worker = lab.work_on_jobs("--exit-when-done", "--slots", "12")
+    assert worker.wait(timeout=60) == 6, lab.logs()
+    # Then its log says once why, and once what comes of it; and the end says it once more
+    lines = [line for line in lab.logs().splitlines() if why in line]
+    assert [json.loads(line)["event"] for line in lines if line.startswith("{")] == events
+    assert len(lines) == len(events) + 1, lab.logs()
+    assert lab.study(study)["by_step"]["a"]["ready"] == 40
+
+
 def test_what_a_scheduler_refuses_later_goes_back_too(lab):
     # Flux takes jobs that can't be satisfied, and fails them afterwards.
     study = lab.queue_jobs("true", options="procs: 100")

@@ -7,15 +7,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import TestServer, wait_until
-from tests.lab import BIN, Lab
-from tests.launchers.slurm import CORES, NODES, Slurm
+from tests.conftest import wait_until
+from tests.lab import Lab
+from tests.launchers.slurm import CORES, NODES
 
 PACKED = """
     description: {name: packed, description: srun from many samples at a time}
@@ -27,19 +26,6 @@ PACKED = """
     merlin:
         samples: {file: samples.npy, column_labels: [X]}
 """
-
-
-@pytest.fixture
-def lab(tmp_path: Path, own_server: TestServer, slurm: Slurm) -> Iterator[Lab]:
-    """A lab whose commands reach the cluster, and whose server is reached from its nodes."""
-    lab = Lab(tmp_path, own_server)
-    lab.environment |= {
-        "SLURM_CONF": slurm.environment["SLURM_CONF"],
-        "PATH": f"{BIN}{os.pathsep}{slurm.environment['PATH']}",
-    }
-    yield lab
-    slurm.heal()
-    lab.close()
 
 
 def in_batch(lab: Lab, text: str, *options: str) -> Path:
