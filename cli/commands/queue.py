@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,12 @@ import anyio
 import click
 import msgspec
 
-from mrun.cli.invocation import Invocation, current_dir, takes_invocation
+from mrun.cli.invocation import COMMAND_PATIENCE_S, Invocation, current_dir, takes_invocation
 from mrun.cli.output import Output
 from mrun.cli.shown import counted, work_line
-from mrun.engine.enqueue import Checked, Order, Queued, check, enqueue, prepare
-from mrun.engine.errors import UsageError
+from mrun.engine.enqueue import Checked, Opening, Order, Queued, check, enqueue_run, prepare, queued_study
+from mrun.engine.errors import BrokerAwayError, UsageError
+from mrun.engine.ids import new_study_id
 from mrun.engine.plan.dry import INSTANCES_MOST, write_scripts
 from mrun.engine.plan.model import Plan
 from mrun.engine.store.connect import Broker
@@ -23,6 +25,8 @@ from mrun.engine.store.connect import Broker
 PRIORITIES = (-1000, 1000)
 #: Where the options below are kept for `read_order`, in click's context.
 _META = "mrun.spec_options"
+#: Pause between two looks for a study of which it is not known whether it was queued.
+_LOOK_AGAIN_S = 0.1
 
 
 class ManyValues(click.Option):
@@ -250,9 +254,19 @@ def queue_checked(
     # Not within the session: `generate` may take hours, and no connection waits for it.
     plan = make_plan(checked)
 
+    study = new_study_id()
+
     async def run() -> Queued:
         async with invocation.session(broker=broker, is_lasting=True) as session:
-            return await enqueue(session.store, session.seal, plan, order, checked.warnings)
+            try:
+                return await enqueue_run(session.store, session.seal, plan, order, Opening(study), checked.warnings)
+            except BrokerAwayError as error:
+                if study not in session.store.asked_for:
+                    raise
+                away = error
+        if await _find_out(invocation, broker, study, away):
+            return queued_study(study, plan, checked.warnings)
+        raise BrokerAwayError(f"{away.message} The study was not queued.", hint=away.hint)
 
     queued = anyio.run(run)
     output = invocation.output
@@ -261,6 +275,34 @@ def queue_checked(
     say_queued(output, queued, output.say)
     output.note(server_line(broker))
     output.note(f"run it:    {work_line(queued.queues)}")
+
+
+async def _find_out(invocation: Invocation, broker: Broker, study: str, away: BrokerAwayError) -> bool:
+    """Whether a study was queued whose commit got no answer: its request, or only its answer, may have been lost.
+
+    False: it was not, and is not any more, should the request still be on its way.
+
+    Raises:
+        BrokerError: nobody can tell now; or it is queued, and may be lost with the server's machine.
+    """
+    deadline: float | None = None
+    while True:
+        try:
+            async with invocation.session(broker=broker, is_lasting=True) as session:
+                if await session.store.call("EXISTS", session.store.keys.study(study)):
+                    await session.store.await_flush()
+                    return True
+                await session.store.purge(study)
+                return False
+        except BrokerAwayError:
+            deadline = deadline or time.monotonic() + COMMAND_PATIENCE_S
+            if time.monotonic() > deadline:
+                text = f"{away.message} Whether study '{study}' was queued is not known."
+                hint = (
+                    f"When the server is back, `mrun status {study}` tells; only if it is not known there, queue again."
+                )
+                raise BrokerAwayError(text, hint=hint) from away
+            await anyio.sleep(_LOOK_AGAIN_S)
 
 
 def server_line(broker: Broker) -> str:

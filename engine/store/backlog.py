@@ -13,7 +13,7 @@ import msgspec
 from mrun.engine.errors import NotFoundError
 from mrun.engine.resources import read_demands
 from mrun.engine.store.store import Store
-from mrun.engine.store.views import UNFINISHED, WorkerStatus
+from mrun.engine.store.views import UNFINISHED, WorkerStatus, whole
 
 #: Entries of a stream that are counted. More of them are samples enough for any number of jobs.
 _ENTRIES_MOST = 5000
@@ -89,27 +89,31 @@ async def _unfinished(store: Store, queues: Sequence[str]) -> list[_Study]:
     found = []
     for raw in await store.call("ZRANGE", store.keys.named("studies"), 0, -1):
         fields = ("state", "is_held", "queues", "running", "walltimes", "demands")
-        *facts, demands = await store.call("HMGET", store.keys.study(raw.decode()), *fields)
-        state, is_held, names, running, walltimes = (value and value.decode() for value in facts)
+        told = await store.look("HMGET", store.keys.study(raw.decode()), *fields) or [None] * len(fields)
+        *facts, demands = told
+        state, is_held, names, running, walltimes = (value and value.decode(errors="replace") for value in facts)
         shared = tuple(name for name in (names or "").split(",") if name in queues)
         if state not in UNFINISHED or not shared:
             continue
         is_claimable = state == "running" and is_held != "1"
         classes = tuple(_classes(walltimes or "[0]", demands))
-        found.append(_Study(raw.decode(), is_claimable, shared, int(running or 0), classes))
+        found.append(_Study(raw.decode(), is_claimable, shared, whole(running), classes))
     return found
 
 
 def _classes(walltimes: str, demands: bytes | None) -> Iterator[ClassNeeds]:
     """The classes of a study, by what its hash says."""
-    seconds = msgspec.json.decode(walltimes, type=list[float])
+    try:
+        seconds = msgspec.json.decode(walltimes, type=list[float])
+    except ValueError:
+        return  # somebody damaged it, and the study will fail for it
     for walltime_s, demand in zip(seconds, read_demands(demands, len(seconds)), strict=True):
         yield ClassNeeds(walltime_s, demand.amounts)
 
 
 async def _ready(store: Store, study: _Study, queue: str, fitting: Sequence[int]) -> int:
     """Samples of a study on a queue that are ready, of the classes that fit."""
-    ready = int(await store.call("HGET", store.keys.study_queue(study.study, queue), "ready") or 0)
+    ready = whole(await store.look("HGET", store.keys.study_queue(study.study, queue), "ready"))
     if not ready or len(fitting) == len(study.classes):
         return ready
     counted = [await _in_stream(store, study.study, store.keys.stream(queue, study.study, one)) for one in fitting]
@@ -119,9 +123,11 @@ async def _ready(store: Store, study: _Study, queue: str, fitting: Sequence[int]
 async def _in_stream(store: Store, study: str, stream: str) -> int:
     """Samples in a stream that no worker has read."""
     try:
-        groups = await store.call("XINFO", "GROUPS", stream)
+        groups = await store.look("XINFO", "GROUPS", stream)
     except NotFoundError:
         return 0  # streams that empty are deleted
+    if groups is None:
+        return 0
     facts = _paired(groups[0]) if groups else {}
     delivered = facts.get(b"last-delivered-id", b"0-0").decode()
     entries = await store.call("XRANGE", stream, f"({delivered}", "+", "COUNT", _ENTRIES_MOST)
@@ -130,11 +136,11 @@ async def _in_stream(store: Store, study: str, stream: str) -> int:
 
 async def _in_entry(store: Store, study: str, fields: Any) -> int:
     """Samples of an entry: a range, or those that are loose under a name."""
-    task = _paired(fields)[b"t"].decode()
+    task = _paired(fields)[b"t"].decode(errors="replace")
     if task.startswith("*"):
-        return int(await store.call("HGET", store.keys.loose(study), task[1:]) or 0)
-    _, lo, hi, *_ = task.split()
-    return int(hi) - int(lo)
+        return whole(await store.look("HGET", store.keys.loose(study), task[1:]))
+    numbers = task.split()
+    return whole(numbers[2]) - whole(numbers[1]) if len(numbers) > 2 else 0
 
 
 async def _is_due(store: Store, study: str, now_ms: int) -> bool:

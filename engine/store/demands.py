@@ -29,8 +29,11 @@ class Stranded(msgspec.Struct, frozen=True):
 
 async def class_facts(store: Store, study: str) -> list[ClassFacts]:
     """The classes of a study; none if the server does not know it."""
-    names, demands = await store.call("HMGET", store.keys.study(study), "class_steps", "demands")
-    steps = msgspec.json.decode(names or b"[]", type=list[tuple[str, ...]])
+    names, demands = await store.look("HMGET", store.keys.study(study), "class_steps", "demands") or (None, None)
+    try:
+        steps = msgspec.json.decode(names or b"[]", type=list[tuple[str, ...]])
+    except ValueError:
+        return []  # somebody damaged it, and the study will fail for it
     return [ClassFacts(own, one.amounts) for own, one in zip(steps, read_demands(demands, len(steps)), strict=True)]
 
 
@@ -43,7 +46,7 @@ async def find_stranded(store: Store, found: Inspection, studies: Collection[str
             continue
         for number, facts in enumerate(await class_facts(store, row.study)):
             needed = _lacking(facts.amounts, workers)
-            if needed and await store.call("XLEN", store.keys.stream(row.queue, row.study, number)):
+            if needed and await store.look("XLEN", store.keys.stream(row.queue, row.study, number)):
                 stranded.append(Stranded(row.queue, row.study, facts.steps, needed))
     return stranded
 

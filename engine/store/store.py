@@ -104,6 +104,8 @@ class Store:
         self.patience_s = patience_s
         self._flusher = Flusher(client, self.keys.root, flush or FlushNeeds(), patience_s)
         self._longest_pause_s = longest_pause_s
+        #: Studies of which `commit` was asked for; whether it was done, only its answer tells.
+        self.asked_for: set[str] = set()
         #: The first of the calls that the server has not answered since it went away; none: it is there.
         self._away_since: float | None = None
         self._is_away_told = False
@@ -150,6 +152,8 @@ class Store:
             UsageError: the run to be replaced has not ended.
         """
 
+        self.asked_for.add(study)
+
         async def move() -> Any:
             return await self.run("commit", study, staged.plan_fields, staged.past_fields, replaces, *facts)
 
@@ -175,11 +179,13 @@ class Store:
             has begun), incomplete (it took too long), ended, or gone.
         """
         assert plan.samples is not None
-        count = await self._stage(study, "grown", encode_growth(plan, study, seal))
+        # Others may add samples at the same time: what each lays down must not mix.
+        name = hashlib.sha1(_encode(plan.samples)).hexdigest()
+        count = await self._stage(study, f"grown:{name}", encode_growth(plan, study, seal))
         growing, edition = _encode(growing_steps(plan)), plan.samples.edition
 
         async def move() -> str:
-            return str((await self.run("grow", study, edition, count, growing, steps)).decode())
+            return str((await self.run("grow", study, edition, count, growing, steps, name)).decode())
 
         return await self._lastingly(move, lambda answer: answer == "grown")
 
@@ -273,9 +279,22 @@ class Store:
 
     # ------------------------------------------------------------------------------------------------- calls
 
+    async def await_flush(self) -> None:
+        """Until all that was done before is where `flush` wants it. Raises as `Flusher.wait`."""
+        await self._flusher.wait()
+
     async def call(self, *words: str | int | float | bytes) -> Any:
         """One plain command, tried again like a move: for reads only."""
         return await self._patiently(lambda: self._send(*words))
+
+    async def look(self, *words: str | int | float | bytes) -> Any:
+        """As `call`, for the key of a study, which somebody may have damaged; None if it is of another type."""
+        try:
+            return await self.call(*words)
+        except MrunError as error:
+            if str(error.__cause__).startswith("WRONGTYPE"):
+                return None
+            raise
 
     async def now_ms(self) -> int:
         """The store's time: the server's, and all that it was ever set back by. Leases end by it."""

@@ -9,13 +9,17 @@ from typing import Any
 
 import msgspec
 
-from mrun.engine.errors import NotFoundError, SealError
+from mrun.engine.errors import MrunError, NotFoundError, SealError
 from mrun.engine.store.connect import translate_errors, url_of
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 
 #: States of a study in which something of it may still run.
 UNFINISHED = ("running", "held", "stopping")
+#: As the server keeps them.
+_STATES = ("running", "stopping", "finished", "failed", "cancelled")
+#: As the moves say it, in `prelude/account.lua`.
+_DAMAGED = "the server lost a part of its plan or of its tasks; `mrun restart` with its workspace goes on with it"
 #: What `last` and `all` stand for is decided here; no study id holds these letters together.
 LAST, ALL = "last", "all"
 
@@ -185,11 +189,11 @@ class Views:
         Raises:
             NotFoundError: the server does not know it, or not any more.
         """
-        raw = _texts(await self._store.call("HGETALL", self._keys.study(study)))
-        if "steps" not in raw:
-            raise NotFoundError(f"The server knows no study '{study}'.", hint="`mrun status` lists what it knows.")
-        facts = _step_facts(raw["steps"])
-        state = raw.get("state", "?")
+        raw = _texts(await self._store.look("HGETALL", self._keys.study(study)))
+        if raw.get("state") not in _STATES:
+            raw = await self._damaged(study, raw)
+        facts = _step_facts(raw.get("steps", "[]"))
+        state = raw["state"]
         state = "held" if state == "running" and raw.get("is_held") == "1" else state
         is_ended = state not in UNFINISHED
         calls = [("HGETALL", self._keys.step(study, index)) for index in range(len(facts))]
@@ -198,14 +202,23 @@ class Views:
             study=study,
             name=raw.get("name", "?"),
             state=state,
-            priority=_whole(raw.get("priority", 0)),
+            priority=whole(raw.get("priority", 0)),
             workspace=raw.get("workspace", "?"),
             root=raw.get("root", study),
-            queued_at=_whole(raw.get("queued_at_ms")) / 1000,
-            ended_at=_whole(raw["ended_at_ms"]) / 1000 if "ended_at_ms" in raw else None,
+            queued_at=whole(raw.get("queued_at_ms")) / 1000,
+            ended_at=whole(raw["ended_at_ms"]) / 1000 if "ended_at_ms" in raw else None,
             why=_NODE.sub(lambda found: f"of step '{_step_name(facts, int(found[1]))}'", raw.get("why", "")),
             steps=tuple(_step_status(fact, count, is_ended) for fact, count in zip(facts, counts, strict=True)),
         )
+
+    async def _damaged(self, study: str, raw: dict[str, str]) -> dict[str, str]:
+        """The facts of a study whose hash somebody deleted, or wrote nonsense into; workers have not noticed yet."""
+        queued_at_ms = await self._store.call("ZSCORE", self._keys.named("studies"), study)
+        # The plan goes before the hash. Without it, the study had ended long ago.
+        if queued_at_ms is None or not await self._store.call("EXISTS", self._keys.plan(study)):
+            raise NotFoundError(f"The server knows no study '{study}'.", hint="`mrun status` lists what it knows.")
+        told = {"queued_at_ms": str(int(float(queued_at_ms))), "name": "?", "workspace": "?"}
+        return told | raw | {"state": "failed", "why": _DAMAGED}
 
     async def studies(self) -> list[StudyStatus]:
         """All studies, in the order they were queued."""
@@ -230,11 +243,11 @@ class Views:
 
     async def failed_samples(self, study: str, most: int) -> list[FailedSample]:
         """Some of the samples that failed, with their reasons; unordered beyond `most`."""
-        raw = await self._store.call("HGETALL", self._keys.reasons(study))
+        raw = await self._store.look("HGETALL", self._keys.reasons(study)) or {}
         pairs = raw.items() if isinstance(raw, dict) else zip(raw[::2], raw[1::2], strict=True)
         found = ((_REASON_KEY.fullmatch(key), text) for key, text in pairs)
         places = sorted(((int(key[1]), int(key[2])), text) for key, text in found if key)[:most]
-        facts = await self._store.call("HGET", self._keys.study(study), "steps")
+        facts = await self._store.look("HGET", self._keys.study(study), "steps")
         steps = _step_facts(facts) if facts else ()
         return [
             FailedSample(_step_name(steps, node), node, sample, self._reason(text, study, node, sample))
@@ -272,8 +285,8 @@ class Views:
 
     async def _queue(self, status: StudyStatus, queue: str, workers: Sequence[WorkerStatus]) -> QueueStatus:
         study = status.study
-        counts = _texts(await self._store.call("HGETALL", self._keys.study_queue(study, queue)))
-        classes = _whole(await self._store.call("HGET", self._keys.study(study), "class_count"), 1)
+        counts = _texts(await self._store.look("HGETALL", self._keys.study_queue(study, queue)))
+        classes = whole(await self._store.look("HGET", self._keys.study(study), "class_count"), 1)
         classes = min(classes, _CLASSES_MOST)
         entries = pending = consumers = 0
         oldest_ms: float | None = None
@@ -287,18 +300,20 @@ class Views:
                     for detail in await client.xpending_range(stream, "workers", "-", "+", 1):
                         oldest_ms = max(oldest_ms or 0.0, float(detail["time_since_delivered"]))
                     consumers += len(await client.xinfo_consumers(stream, "workers"))
-            except NotFoundError:
-                # Streams that empty are deleted, also between two of these calls; a group may be lost.
-                continue
+            except MrunError as error:
+                # Streams that empty are deleted, also between two of these calls; a group may be lost, or all replaced.
+                if isinstance(error, NotFoundError) or str(error.__cause__).startswith("WRONGTYPE"):
+                    continue
+                raise
         return QueueStatus(
             queue=queue,
             study=study,
             name=status.name,
             state=status.state,
-            ready=_whole(counts.get("ready", 0)),
-            running=_whole(counts.get("running", 0)),
-            retrying=_whole(counts.get("retrying", 0)),
-            dead=_whole(counts.get("dead", 0)),
+            ready=whole(counts.get("ready", 0)),
+            running=whole(counts.get("running", 0)),
+            retrying=whole(counts.get("retrying", 0)),
+            dead=whole(counts.get("dead", 0)),
             entries=entries,
             pending=pending,
             oldest_pending_s=None if oldest_ms is None else oldest_ms / 1000,
@@ -320,13 +335,13 @@ class Views:
                 WorkerStatus(
                     worker=name,
                     host=facts.get("host", ""),
-                    pid=_whole(facts.get("pid", 0)),
+                    pid=whole(facts.get("pid", 0)),
                     queues=tuple(facts["queues"].split(",")),
-                    slots=_whole(facts.get("slots", 0)),
+                    slots=whole(facts.get("slots", 0)),
                     claims=sum(not field.startswith(b"=") for field in held),
                     is_draining=facts.get("is_draining") == "1" or facts.get("request") == "drain",
                     lease_left_s=max(0.0, (end_ms - now_ms) / 1000),
-                    lease_s=_whole(facts.get("lease_ms", 0)) / 1000,
+                    lease_s=whole(facts.get("lease_ms", 0)) / 1000,
                     name=facts.get("name", ""),
                     resources=facts.get("resources", "cpus=1"),
                     has_told_cpus=facts.get("has_told_cpus") == "1",
@@ -336,10 +351,13 @@ class Views:
 
     async def _facts(self, studies: Sequence[str], *fields: str) -> list[tuple[str | None, ...]]:
         replies = await self._pipeline([("HMGET", self._keys.study(study), *fields) for study in studies])
-        return [tuple(None if value is None else value.decode() for value in reply) for reply in replies]
+        return [
+            tuple(None if value is None else value.decode(errors="replace") for value in reply or (None,) * len(fields))
+            for reply in replies
+        ]
 
     async def _pipeline(self, calls: Sequence[tuple[str | int, ...]]) -> list[Any]:
-        return [await self._store.call(*words) for words in calls]
+        return [await self._store.look(*words) for words in calls]
 
     def _reason(self, text: bytes, study: str, node: int, sample: int) -> str:
         """What a worker sealed; or, in the clear, what a move noted by itself."""
@@ -349,7 +367,7 @@ class Views:
             return "(sealed under another key)"
 
 
-def _whole(value: str | bytes | int | None, absent: int = 0) -> int:
+def whole(value: str | bytes | int | None, absent: int = 0) -> int:
     """A number that the server tells; what somebody damaged there reads as absent, as the moves read it."""
     try:
         number = absent if value is None else int(value)
@@ -368,21 +386,21 @@ def _step_facts(raw: str | bytes) -> tuple[StepFacts, ...]:
 def _step_status(fact: StepFacts, counts: dict[str, str], is_ended: bool) -> StepStatus:
     total = fact.nodes * fact.samples
     known = {
-        state: _whole(counts.get(state, 0))
+        state: whole(counts.get(state, 0))
         for state in ("ready", "running", "retrying", "finished", "failed", "dead", "skipped", "cancelled")
     }
     if is_ended:
         # What a stopped study never ran is counted nowhere: nothing loops over it. It was cancelled with its study.
         known |= {"ready": 0, "running": 0, "retrying": 0}
         known["cancelled"] += total - sum(known.values())
-    timed = _whole(counts.get("timed", 0))
+    timed = whole(counts.get("timed", 0))
     return StepStatus(
         name=fact.name,
         queues=fact.queues,
         nodes=fact.nodes,
         samples=total,
         waiting=total - sum(known.values()),
-        mean_s=_whole(counts.get("elapsed_ms", 0)) / timed / 1000 if timed else None,
+        mean_s=whole(counts.get("elapsed_ms", 0)) / timed / 1000 if timed else None,
         **known,
     )
 
@@ -404,9 +422,10 @@ def _pairs(reply: Any) -> list[tuple[str, float]]:
 
 
 def _texts(reply: Any) -> dict[str, str]:
-    """HGETALL, as a dict or flat."""
+    """HGETALL, as a dict or flat; nothing of what is no hash."""
+    reply = reply or {}
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    return {key.decode(): value.decode(errors="replace") for key, value in pairs if not _is_binary(key)}
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in pairs if not _is_binary(key)}
 
 
 def _is_binary(key: bytes) -> bool:

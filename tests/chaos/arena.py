@@ -214,7 +214,7 @@ class Arena:
             client.close()
 
     def step_clock(self, by_s: int) -> None:
-        """Set the server's clock, from the true time. Not in a pause: that ends by the clock, an hour later or never."""
+        """Set the server's clock, from the true time. Not in a pause, for that ends by the clock."""
         assert self._clock is not None
         self.ask("PUBLISH", "pause", "is over")  # what writes, or could, is answered when no pause is on
         self._clock.write_text(f"{by_s:+d}\n")

@@ -45,9 +45,10 @@ class Account:
 
     def _grow(self, study: str, plan) -> bytes:
         fields = [word for pair in stored_plan.encode_growth(plan, study, SEAL) for word in pair]
-        self.moves.run("submit", study, 3600, "grown", *fields)
+        name = str(plan.samples.edition)
+        self.moves.run("submit", study, 3600, f"grown:{name}", *fields)
         growing = encode(stored_plan.growing_steps(plan))
-        return self.moves.run("grow", study, plan.samples.edition, len(fields) // 2, growing, b"[]")
+        return self.moves.run("grow", study, plan.samples.edition, len(fields) // 2, growing, b"[]", name)
 
     def _beat(self, worker: str) -> None:
         known, held = self.known[worker], self.held.setdefault(worker, {})

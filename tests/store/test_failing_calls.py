@@ -200,8 +200,9 @@ async def assert_sound(store: Store, stage: Stage) -> None:
     for name in await stage.allocs.names():
         with contextlib.suppress(NotFoundError):
             assert (await stage.allocs.look(name)).terms == ALLOC
-    assert await store.client.keys(f"{store.keys.root}worker:*") == []
-    left = await store.client.keys(f"{store.keys.root}study:*") + await store.client.keys(f"{store.keys.root}queue:*")
+    left = [
+        key for kind in ("worker", "study", "queue") for key in await store.client.keys(f"{store.keys.root}{kind}:*")
+    ]
     assert [key for key in left if await store.client.ttl(key) < 0] == []
 
 

@@ -96,6 +96,29 @@ async def test_two_who_add_at_the_same_time_do_not_lose_samples(store: Store) ->
     assert second.samples.edition == 1
 
 
+async def test_who_comes_second_with_the_same_edition_is_not_told_that_its_samples_were_added(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given two who add to the same plan, the second of whom lays down its parts while the first one does
+    plan = make_plan(3, S("a"))
+    study = await submit(store, plan)
+    first, second = larger(plan, 2), larger(plan, 4)
+    real, answers = store.run, []
+
+    async def run(move: str, *words):
+        if move == "grow" and not answers:
+            answers.append("")
+            answers[0] = await grow(store, study, second)
+        return await real(move, *words)
+
+    monkeypatch.setattr(store, "run", run)
+    answers.append(await grow(store, study, first))
+    # I expect that one of them is told to begin anew, and that the plan is the other's
+    assert answers == ["grown", "stale"]
+    await (await worker_of(store, "w")).drain()
+    assert await step_counts(store, study, 0) == {"finished": 7}
+
+
 async def test_nodes_of_many_rows_grow_in_pieces(store: Store) -> None:
     plan = make_plan(3, S("a", rows=700, queue="a"), S("f", False, queue="f", after=("a*",)))
     study = await submit(store, plan)

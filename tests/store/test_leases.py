@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import redis.asyncio
 
-from mrun.engine.records import MAY_HAVE_STARTED, Claim, OutcomeRun, ReclaimAnswer
+from mrun.engine.records import MAY_HAVE_STARTED, Claim, ClaimRequest, OutcomeRun, ReclaimAnswer
 from mrun.engine.store.store import Store
 from tests.conftest import TestServer
 from tests.store.plans import IdleWorker, S, make_plan, state_of, step_counts, submit
@@ -351,6 +351,75 @@ async def test_tender_that_dies_is_followed_by_another(store: Store) -> None:
     await eventually(second_tends, "the second worker tends")
     assert (await first.beat(1)).sweep_in_ms == -1
     assert (await store.reclaim("first")).sweep_in_ms == -1
+
+
+async def test_worker_with_the_longest_lease_tends(store: Store) -> None:
+    # Given a tender with a short lease, and a worker that hardly ever looks
+    await store.client.delete(store.keys.named("queue:q"))
+    quick, slow = IdleWorker(store, "quick"), IdleWorker(store, "slow")
+    assert (await quick.beat(2)).sweep_in_ms > 0
+    await slow.beat(2)
+    await store.client.zadd(store.keys.named("leases"), {"slow": 30_000})
+    await store.client.hset(store.keys.worker("slow"), "lease_ms", 30_000)
+    # When the one that hardly ever looks does so, I expect that it is told to beat, and tends from then on
+    assert (await store.claim("slow", ClaimRequest(1, ("q",)))).is_untended
+    assert (await slow.beat(30)).sweep_in_ms > 0
+    assert (await store.reclaim("quick")).sweep_in_ms == -1
+    assert (await quick.beat(2)).sweep_in_ms == -1
+    # It sweeps as often as the shortest lease needs; and nobody has to look for another one.
+    assert (await store.reclaim("slow")).sweep_in_ms == 250
+    for worker in ("quick", "slow"):
+        assert not (await store.claim(worker, ClaimRequest(1, ("q",)))).is_untended
+
+
+async def test_late_copy_of_a_claim_request_of_who_was_believed_dead_claims_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a worker that claimed, was believed dead, and has come back with nothing
+    study = await submit(store, make_plan(2, S("a", options={"chunk": 1})))
+    worker = await worker_of(store, "worker")
+    sent = noted(store, monkeypatch)
+    await worker.claim()
+    await lose(store, "worker")
+    worker.claims.clear()
+    await worker.beat(LONG_S)
+    # When a copy of its request comes that was long on its way
+    await store.run(*sent[0])
+    # I expect that it claims nothing: nobody would hear of it, and it would run for ever
+    assert await step_counts(store, study, 0) == {"ready": 2}
+    await worker.drain()
+    assert await state_of(store, study) == "finished"
+
+
+async def test_late_copy_of_an_old_settle_does_not_hide_the_answer_of_the_newest(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given two settles of a worker, the answer of the second of which was lost
+    study = await submit(store, make_plan(2, S("a", options={"chunk": 1})))
+    worker = await worker_of(store, "worker", slots=2)
+    first, second = await worker.claim()
+    sent = noted(store, monkeypatch)
+    for claim in (first, second):
+        assert await worker.settle(claim, all_of(claim)) == "ok"
+    # When a copy of the first comes late, and the second is sent again
+    await store.run(*sent[0])
+    answer = msgspec.msgpack.decode(await store.run(*sent[1]))
+    # I expect that the worker does not take what was counted for lost
+    assert answer[0] == ["ok"]
+    assert await step_counts(store, study, 0) == {"finished": 2}
+
+
+def noted(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """What is sent from now on."""
+    sent: list[tuple] = []
+    real = store.run
+
+    async def run(*words):
+        sent.append(words)
+        return await real(*words)
+
+    monkeypatch.setattr(store, "run", run)
+    return sent
 
 
 async def test_late_copy_of_an_old_claim_request_claims_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

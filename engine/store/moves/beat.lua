@@ -25,7 +25,8 @@ if not is_known and #facts == 0 then return cmsgpack.pack({'unknown', {}, {}, ''
 
 if not is_known then
   -- It was reclaimed, or is new; it owns nothing, and what it may still have is for others.
-  remove_worker(w, 0, ITEMS, 2)
+  remove_worker(w, 0, ITEMS, 2, true)
+  call('PERSIST', worker)
   call('HSET', worker, 'started_at_ms', int(now), 'ends_at_ms', int(left_ms < 0 and 0 or now + left_ms), unpack(facts))
   local own = call('HMGET', worker, 'queues', 'slots')
   for q in string.gmatch(own[1] or '', '[^,]+') do call('HINCRBY', root .. 'slots', q, own[2]) end
@@ -57,15 +58,15 @@ for _, claim in ipairs(call('HKEYS', held_key(w))) do
 end
 if is_damaged then fail_damaged(w) end
 
--- One worker tends: it sweeps four times in the shortest lease's half, so that a dead one is found in time, and an outage is
--- told from a death. While the tender is dead, beats show that the server is there; a gap that is long already is left for
--- the next sweep to see.
+-- One worker tends, that with the longest lease: it sweeps four times in the shortest lease's half, so that a dead one is found
+-- in time, and an outage is told from a death. While the tender is dead, beats show that the server is there; a gap that is
+-- long already is left for the next sweep to see.
 local shortest = tonumber(call('ZRANGE', root .. 'leases', 0, 0, 'WITHSCORES')[2])
 local gap = now - (tonumber(call('GET', root .. 'swept')) or 0)
 if gap <= shortest / 2 then call('SET', root .. 'swept', int(now)) end
 local sweep_ms = max(50, floor(shortest / 8))
 local sweep_in_ms = -1
-if (tender() or w) == w then
+if best_tender(w) == w then
   tend(w, sweep_ms)
   sweep_in_ms = sweep_ms
 end

@@ -16,4 +16,4 @@ elseif is_kill == '1' then
 end
 plan_action(s, 'idle')
 finish_move()
-return cmsgpack.pack({'ok', tonumber(study[2] or 0)})
+return cmsgpack.pack({'ok', whole(study[2])})

@@ -12,7 +12,7 @@
 --   status  ok | unknown (no lease: beat first) | drain
 --   more    1 if there is unfinished release work: claim again at once
 --   due_ms  milliseconds until the next retry of any study is due, or -1
---   untended  1 if nobody sweeps: beat, and be the one
+--   untended  1 if nobody sweeps, or one whose lease is shorter than this worker's: beat, and be the one
 --   waiting [[queue, '<study>:<class>', amounts]] of the first that did not fit into what is free, or []
 --   unfit   ['<study>:<class>', …] that this worker can never run, some of them
 --   is_kept 1 if something was passed over only for the room that is kept
@@ -33,10 +33,12 @@ do
   if call('EXISTS', unpack(names)) == 0 then
     local t, times = call('TIME'), call('MGET', root .. 'set_back', root .. 'swept', root .. 'tend')
     local now_ms = math.floor(t[1] * 1000 + t[2] / 1000) + (tonumber(times[1]) or 0)
-    local tended_ms = tonumber(string.match(times[3] or '', '^%d+')) or 0
+    local tended_ms, tenders_lease_ms = string.match(times[3] or '', '^(%d+) %S+ (%d+)$')
+    tended_ms, tenders_lease_ms = tonumber(tended_ms) or 0, tonumber(tenders_lease_ms) or 0
     local facts = call('HMGET', root .. 'worker:' .. w, 'claim_token', 'request', 'lease_ms')
     local is_next = facts[2] ~= 'drain' and tonumber(token) > (tonumber(facts[1]) or 0)
-    if is_next and facts[3] and tended_ms > now_ms and (tonumber(times[2]) or 0) <= now_ms
+    local is_tended = tended_ms > now_ms and tenders_lease_ms >= (tonumber(facts[3]) or 0)
+    if is_next and facts[3] and is_tended and (tonumber(times[2]) or 0) <= now_ms
       and call('ZADD', root .. 'workers', 'XX', 'CH', string.format('%d', now_ms + facts[3]), w) == 1 then
       local answer = cmsgpack.pack({'ok', {}, 0, -1, 0})
       call('HSET', root .. 'worker:' .. w, 'claim_token', token, 'claim_answer', answer)
@@ -76,15 +78,32 @@ for _, s in ipairs(unwanted) do avoid[s] = true end
 local claims = {}
 local last = max(tonumber(call('GET', root .. 'claims') or 0), now_us())
 
+local function decode_list(text)
+  if not text then return {} end
+  local is_ok, value = pcall(cjson.decode, text)
+  return is_ok and type(value) == 'table' and value or nil
+end
+
 local studies = {}
+local function read_study(s)
+  local study = call('HMGET', study_key(s), 'state', 'root', 'walltimes', 'is_held', 'edition', 'demands', 'priority')
+  if not unfinished[study[1]] then return study end
+  worked_on[s] = true
+  if time_left >= 0 then study.walltimes = decode_list(study[3]) end
+  -- How long it takes is not to be guessed. Demands that can't be read are those of most steps.
+  if time_left >= 0 and not study.walltimes then damaged[s] = true end
+  if room then study.demands, study.needs = decode_list(study[6]) or {}, {} end
+  return study
+end
+
 local function wants(s, class)
   if not studies[s] then
-    studies[s] = call('HMGET', study_key(s), 'state', 'root', 'walltimes', 'is_held', 'edition', 'demands', 'priority')
+    studies[s] = read_study(s)
   end
   local study = studies[s]
-  if avoid[s] or study[1] ~= 'running' or study[4] == '1' or (family ~= '' and study[2] ~= family) then return false end
+  if damaged[s] or avoid[s] or study[1] ~= 'running' or study[4] == '1' or (family ~= '' and study[2] ~= family) then return false end
   if time_left < 0 then return true end
-  local walltime_s = cjson.decode(study[3] or '[]')[tonumber(class) + 1] or 0
+  local walltime_s = tonumber(study.walltimes[tonumber(class) + 1]) or 0
   return walltime_s == 0 or walltime_s * 1000 <= time_left
 end
 
@@ -93,7 +112,7 @@ local plain = room and {slots = 1, cpus = 1} or {slots = 1}
 local function read_demand(demand)
   if type(demand) ~= 'table' or type(demand[1]) ~= 'table' then return plain end
   local needs, total = {}, room[2]
-  for name, amount in pairs(demand[1]) do needs[name] = max(1, tonumber(amount) or 1) end
+  for name, amount in pairs(demand[1]) do needs[tostring(name)] = max(1, tonumber(amount) or 1) end
   if demand[2] == true then needs.cpus = max(needs.cpus or 1, total.cpus) end
   if demand[2] == true and total.gpus then needs.gpus = max(needs.gpus or 1, total.gpus) end
   if not room[3] and needs.cpus then needs.cpus = min(needs.cpus, total.cpus) end
@@ -102,10 +121,6 @@ end
 local function needs_of(s, class)
   local study, number = studies[s], tonumber(class) + 1
   if not room or not study[6] then return plain end
-  if not study.demands then
-    local is_ok, demands = pcall(cjson.decode, study[6])
-    study.demands, study.needs = is_ok and type(demands) == 'table' and demands or {}, {}
-  end
   if not study.needs[number] then study.needs[number] = read_demand(study.demands[number]) end
   return study.needs[number]
 end
@@ -125,8 +140,8 @@ local queue_index = 1
 local function is_behind_kept(s, member)
   if not kept or (member == kept[2] and queues[queue_index] == kept[1]) then return false end
   if queues[queue_index] == kept[1] then
-    kept.priority = kept.priority or tonumber(call('HGET', study_key(string.match(kept[2], '^(.*):')), 'priority') or 0)
-    return tonumber(studies[s][7] or 0) <= kept.priority
+    kept.priority = kept.priority or whole(call('HGET', study_key(string.match(kept[2], '^(.*):')), 'priority'))
+    return whole(studies[s][7]) <= kept.priority
   end
   for i = 1, queue_index do if queues[i] == kept[1] then return true end end
   return false
@@ -176,7 +191,7 @@ local function bite(s, node, task)
   pace = known_ms or 0
   if task.losses > 0 then return 1 end
   -- Lost samples go one by one: between bites of a second they would wait for minutes.
-  local has_lost = tonumber(facts[2] or 0) > 0
+  local has_lost = whole(facts[2]) > 0
   -- The user's own bite: only slow samples make it smaller.
   local most_ms = window_ms or CHUNK_MS
   if node.chunk > 0 then
@@ -198,7 +213,7 @@ local function hold(s, node, entry, task, hi)
     task.resume})
   taken = taken + hi - task.lo
   claims[#claims + 1] = {last, s, node.n, task.lo, hi, task.attempt, task.losses, task.resume,
-    tonumber(studies[s][5] or 0), room and pace, room and needs_of(s, node.class)}
+    whole(studies[s][5]), room and pace, room and needs_of(s, node.class)}
 end
 
 -- Bites of one entry for all free slots. Samples that are settled already (a study that was opened again) are passed over.
@@ -230,7 +245,7 @@ local function take_loose(s, stream, entry, task)
   local name = task.loose
   local key, book = study_key(s) .. ':loose:' .. name, study_key(s) .. ':loose'
   local node = node_of(s, task.node)
-  local left, held, at = tonumber(call('HGET', book, name) or 0), 0, 0
+  local left, held, at = whole(call('HGET', book, name)), 0, 0
   task.lo, task.hi = task.base, min(node.size, task.base + LOOSE_CHUNK)
   local k = bite(s, node, task)
   while free > 0 and left > 0 do
@@ -310,7 +325,8 @@ local function serve(queue, s, class)
   local entry = read_one(stream, queue, s, class)
   local task = entry and parse_entry(entry[2] and entry[2][2] or '')
   local member = s .. ':' .. class
-  if entry and not (task and node_of(s, task.node)) then
+  local of_node = task and node_of(s, task.node)
+  if entry and not (of_node and (task.loose or (task.lo < task.hi and task.hi <= of_node.size))) then
     call('XACK', stream, 'workers', entry[1])
     call('XDEL', stream, entry[1])
     entry = false
@@ -323,9 +339,9 @@ local function serve(queue, s, class)
     end
     return false
   end
-  local node = node_of(s, task.node)
   local held = (task.loose and take_loose or take)(s, stream, entry[1], task)
   if held > 0 then
+    local node = of_node
     call('HSET', held_key(w), unpack(records))
     count_samples(s, node, 'ready', -taken)
     count_samples(s, node, 'running', taken)
@@ -337,7 +353,7 @@ local function serve(queue, s, class)
     call('XDEL', stream, entry[1])
   end
   local turn = call('INCR', root .. 'turn')
-  local priority = tonumber(studies[s][7] or 0)
+  local priority = whole(studies[s][7])
   call('ZADD', root .. 'queue:' .. queue, 'XX', int(-priority * 4294967296 + turn), member)
   spend_room(s, class, member, held)
   return true
@@ -387,7 +403,7 @@ for i, queue in ipairs(queues) do
 end
 finish_move()
 local more = call('EXISTS', root .. 'todo')
-local answer = {'ok', claims, more, due_ms, tender() and 0 or 1}
+local answer = {'ok', claims, more, due_ms, best_tender(w) == w and tender() ~= w and 1 or 0}
 if room then answer[6], answer[7], answer[8] = {waiting}, unfit, is_kept end
 answer = cmsgpack.pack(answer)
 if #claims > 0 then call('SET', root .. 'claims', int(last)) end

@@ -16,7 +16,8 @@ local replaced_state = replaced ~= '' and call('HGET', study_key(replaced), 'sta
 if replaced_state == 'running' or replaced_state == 'stopping' then return 'busy' end
 local old = call('ZRANGE', root .. 'studies', '-inf', int(now_ms() - KEEP_S * 1000), 'BYSCORE', 'LIMIT', 0, 10)
 
-if replaced_state then forget_study(replaced) end
+-- It may have lost its hash, and be in the list all the same.
+if replaced_state or (replaced ~= '' and call('ZSCORE', root .. 'studies', replaced)) then forget_study(replaced) end
 call('HSET', key, 'state', 'running', 'running', 0, 'queued_at_ms', int(wall_ms()), unpack(ARGV, 5))
 worked_on[s] = true
 call('PERSIST', key .. ':plan')
@@ -31,6 +32,8 @@ local after_state = after and after ~= '' and call('HGET', study_key(after), 'st
 if after_state == 'running' or after_state == 'stopping' then
   call('HSET', key, 'is_held', 1)
   call('SADD', study_key(after) .. ':followers', s)
+elseif after and after ~= '' then
+  call('HSET', key, 'after', '')
 end
 plan_action(s, 'roots', 0, 0)
 finish_move()

@@ -8,11 +8,16 @@
 
 local s = ARGV[1]
 local key = study_key(s)
-if call('EXISTS', key) == 1 then
+-- A study of the list may have lost its hash.
+if call('EXISTS', key) == 1 or call('ZSCORE', root .. 'studies', s) then
   forget_study(s)
 else
   local a = unpacked(call('LPOP', key .. ':todo'))
-  if not a then return 'gone' end
+  if not a then
+    -- Laid down, and not committed: nor is it by a request that is still on its way.
+    call('UNLINK', key .. ':plan', key .. ':past')
+    return 'gone'
+  end
   actions[1] = {s = s, a = a}
 end
 finish_move()

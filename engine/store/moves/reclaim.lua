@@ -6,7 +6,11 @@
 -- Invariants: nobody expires by an outage. If nobody swept or beat for longer than half a worker's lease, or the clock was set
 -- back, that worker could not have beaten: its lease begins anew. A range that was lost is put for anyone, losses + 1;
 -- at `max_losses` a single sample is dead. Not counted when the worker was draining or three died within one lease.
--- Idempotent. Cost: at most 20 workers or 100 claims a call, but for an outage, O(workers).
+-- And no study waits for ever that lost a key: see look_after.
+-- Idempotent. Cost: at most 20 workers or 100 claims a call, 16 studies, and their streams; in an outage, O(workers).
+
+-- Studies that one sweep looks at.
+local STUDIES_MOST = 16
 
 local w = ARGV[1]
 local now = now_ms()
@@ -49,8 +53,17 @@ for i, dead in ipairs(expired) do
   local deaths = call('ZCOUNT', root .. 'deaths', int(now - lease_ms), '+inf')
   local is_excused = facts[i][1] == '1' or (ends_at > 0 and ends_at <= now) or deaths >= 3
   local is_gone
-  is_gone, most = remove_worker(dead, is_excused and 0 or 1, most, 2)
+  is_gone, most = remove_worker(dead, is_excused and 0 or 1, most, 2, true)
   if is_gone then removed[#removed + 1] = dead end
+end
+finish_move()
+-- Any of them: in a few sweeps, all. What is above is done; and of whom nothing is wrong is not to suffer if a call fails.
+worked_on = {}
+for _, s in ipairs(call('ZRANDMEMBER', root .. 'studies', STUDIES_MOST)) do
+  local planned = #actions
+  local is_done, problem = pcall(look_after, s)
+  if #actions == planned then worked_on[s] = nil end
+  if not is_done then error(problem, 0) end
 end
 finish_move()
 local sweep_ms = max(50, floor(shortest / 8))

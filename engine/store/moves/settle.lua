@@ -19,6 +19,9 @@ local w, token = ARGV[1], ARGV[2]
 local worker = root .. 'worker:' .. w
 local facts = call('HMGET', worker, 'settle_token', 'settle_answer')
 if facts[1] == token then return facts[2] end
+-- Tokens of a worker grow. An older one is a copy that comes late: its claims have moved on, so it changes nothing; nor may its
+-- answer take the place of the newest, which may yet be asked for again.
+local is_newest = tonumber(token) > whole(facts[1])
 
 local groups = cmsgpack.unpack(ARGV[3])
 for _, g in ipairs(groups) do
@@ -130,5 +133,5 @@ finish_move()
 local first = call('ZRANGE', root .. 'later', 0, 0, 'WITHSCORES')
 local due_ms = first[2] and max(0, tonumber(first[2]) - now_ms()) or -1
 local answer = cmsgpack.pack({answers, due_ms, ended_nodes})
-if call('EXISTS', worker) == 1 then call('HSET', worker, 'settle_token', token, 'settle_answer', answer) end
+if is_newest and call('EXISTS', worker) == 1 then call('HSET', worker, 'settle_token', token, 'settle_answer', answer) end
 return answer

@@ -28,7 +28,7 @@ end
 local function end_study(s)
   local study = call('HMGET', study_key(s), 'state', 'outcome', 'queued_at_ms')
   if study[1] ~= 'running' and study[1] ~= 'stopping' then return end
-  local state = study[2] or 'finished'
+  local state = (study[2] == 'failed' or study[2] == 'cancelled') and study[2] or 'finished'
   states[s] = state
   call('HSET', study_key(s), 'state', state, 'ended_at_ms', int(max(wall_ms(), tonumber(study[3]) or 0)))
   call('XADD', root .. 'events', 'MAXLEN', '~', 1000, '*', 'study', s, 'state', state)
@@ -46,15 +46,16 @@ local function stop_study(s, outcome, why, is_kill)
   plan_action(s, 'drop', 0)
 end
 
+local LOST = 'the server lost a part of its plan or of its tasks; `mrun restart` with its workspace goes on with it'
 -- The plan of a running study is gone or can't be read: it can't come to its end, and says why.
 function fail_planless(s)
-  stop_study(s, 'failed', 'the server lost a part of its plan or of its tasks', 0)
+  stop_study(s, 'failed', LOST, 0)
   plan_action(s, 'idle')
 end
 
 local function end_if_idle(s)
   local study = call('HMGET', study_key(s), 'state', 'running')
-  local running = tonumber(study[2] or 0) + ((tally[study_key(s)] or {}).running or 0)
+  local running = whole(study[2]) + ((tally[study_key(s)] or {}).running or 0)
   if study[1] == 'stopping' and running <= 0 then end_study(s) end
 end
 
@@ -87,7 +88,10 @@ local function account(s, node, lo, hi, state, is_blocking, is_past)
     local doomed = tonumber(call('HGET', step_key(s, node.step), 'is_doomed') or 0)
     for _, child in ipairs(step.after) do plan_action(s, 'barrier', child, 0, doomed) end
   end
-  if call('HINCRBY', study_key(s), 'nodes_left', -1) == 0 then end_study(s) end
+  local left = call('HINCRBY', study_key(s), 'nodes_left', -1)
+  if left == 0 then end_study(s) end
+  -- Nobody counted this node: the number was deleted from outside.
+  if left < 0 then damaged[s] = true end
 end
 
 -- What an earlier run of the study brought to its end: finished; failed; failed and blocking; and what it did not, and this
@@ -126,6 +130,7 @@ end
 local function judge(s, node, lo, hi)
   for _, p in ipairs(node.each_parents) do
     local parent = node_of(s, p)
+    if not parent then damaged[s] = true; return hi, 'wait' end
     local undone = find(s, parent, 'done', lo, hi, 0)
     if undone == lo then return find(s, parent, 'done', lo, hi, 1) or hi, 'wait' end
     hi = undone or hi
@@ -185,5 +190,5 @@ end
 local function is_met(s, node)
   if node.waits == 0 then return true end
   local facts = call('HMGET', node.key, 'met', 'is_doomed')
-  return tonumber(facts[1] or 0) >= node.waits and not facts[2]
+  return whole(facts[1]) >= node.waits and not facts[2]
 end

@@ -136,7 +136,10 @@ end
 -- Everything that a worker leaves behind. `loss` is 1 if its claims count as lost. At most `most` claims; returns whether it
 -- is gone, and how many claims more the caller may give back.
 -- `resume` is that of what was not counted as a loss, and may have been started all the same.
-local function remove_worker(w, loss, most, resume)
+-- Of one that was believed dead (`is_dead`) the last token of its claims is kept for an hour: it may come back, and so may a
+-- late copy of a request of its, which would claim what nobody would hear of.
+local TOKEN_KEPT_S = 3600
+local function remove_worker(w, loss, most, resume, is_dead)
   for _, field in ipairs(call('HKEYS', held_key(w))) do
     if string.sub(field, 1, 1) ~= '=' then
       if most <= 0 then return false, 0 end
@@ -156,7 +159,13 @@ local function remove_worker(w, loss, most, resume)
   for q in string.gmatch(facts[1] or '', '[^,]+') do
     if call('HINCRBY', root .. 'slots', q, -tonumber(facts[2] or 0)) <= 0 then call('HDEL', root .. 'slots', q) end
   end
-  call('UNLINK', root .. 'worker:' .. w, held_key(w), root .. 'worker:' .. w .. ':bell')
+  local worker = root .. 'worker:' .. w
+  local token = is_dead and call('HGET', worker, 'claim_token')
+  call('UNLINK', worker, held_key(w), worker .. ':bell')
+  if token then
+    call('HSET', worker, 'claim_token', token, 'claim_answer', cmsgpack.pack({'unknown', {}, 0, -1, 0}))
+    call('EXPIRE', worker, TOKEN_KEPT_S)
+  end
   call('ZREM', root .. 'workers', w)
   call('ZREM', root .. 'leases', w)
   return true, most
@@ -164,21 +173,74 @@ end
 
 -- Who tends, and until when unless it sweeps again, by the store's time: a key that expires lives on when the clock is set back.
 local function tender()
-  local end_ms, w = string.match(call('GET', root .. 'tend') or '', '^(%d+) (.*)$')
+  local end_ms, w = string.match(call('GET', root .. 'tend') or '', '^(%d+) (%S+)')
   return end_ms and tonumber(end_ms) > now_ms() and w or nil
 end
-local function tend(w, sweep_ms) call('SET', root .. 'tend', int(now_ms() + 2 * sweep_ms) .. ' ' .. w) end
+-- With the length of its lease: the worker with the longest one tends. Who has a shorter one looks more often, and follows soon
+-- on a tender that died; the others, idle, may look only after the lease of one with a short lease has ended.
+local function lease_of(w) return whole(call('ZSCORE', root .. 'leases', w)) end
+local function tend(w, sweep_ms)
+  call('SET', root .. 'tend', int(now_ms() + 2 * sweep_ms) .. ' ' .. w .. ' ' .. int(lease_of(w)))
+end
+-- The worker that is to tend, asked for by w, which knows of itself that it lives.
+local function best_tender(w)
+  local other = tender()
+  return other and other ~= w and lease_of(other) >= lease_of(w) and other or w
+end
 
 -- Forget a study: from here on every move answers `gone` for it; its keys are deleted in pieces.
 local function forget_study(s)
   local key = study_key(s)
   states[s], worked_on[s] = false, true
-  for i = 0, tonumber(call('HGET', key, 'step_count') or 0) - 1 do call('UNLINK', step_key(s, i)) end
+  local nodes, steps, samples = shape_of(s)
+  for i = 0, steps - 1 do call('UNLINK', step_key(s, i)) end
+  drop_planless(s)
   call('UNLINK', key, key .. ':todo', key .. ':reasons')
   call('ZREM', root .. 'studies', s)
   call('ZREM', root .. 'todo', s)
   -- A commit whose reply was lost may come again: let it find the plan incomplete.
   call('HDEL', key .. ':plan', 'sealed:plan')
   plan_action(s, 'wake')
-  plan_action(s, 'clean', 'purged', 0)
+  plan_action(s, 'clean', 'purged', 0, {nodes, steps, samples})
+end
+
+-- What nobody may ever come by, so that only a sweep can tell: a study whose hash was deleted from outside, or says nothing that
+-- can be; one that runs, and of which nothing is ready, claimed, to be retried or to be done, so that it can't come to its end;
+-- and one that waits for the end of a study that has ended.
+local ENDED = {finished = true, failed = true, cancelled = true}
+local function look_after(s)
+  local key = study_key(s)
+  local study = call('HMGET', key, 'state', 'running', 'is_held', 'after')
+  local state = study[1]
+  if ENDED[state] then return end
+  if state ~= 'running' and state ~= 'stopping' then
+    -- The plan goes before the hash of one that has ended. So this one had not.
+    if call('EXISTS', key .. ':plan') == 0 then return end
+    call('HSET', key, 'state', 'stopping', 'outcome', 'failed', 'why', LOST)
+    local _, steps = shape_of(s)
+    call('HSET', key, 'step_count', int(steps))
+    call('HSETNX', key, 'steps', '[]')
+    call('HSETNX', key, 'queued_at_ms', int(whole(call('ZSCORE', root .. 'studies', s))))
+    end_study(s)
+    return
+  end
+  if study[3] == '1' and study[4] and study[4] ~= '' then
+    local other = call('HGET', study_key(study[4]), 'state')
+    if other ~= 'running' and other ~= 'stopping' then
+      call('HSET', key, 'is_held', 0, 'after', '')
+      plan_action(s, 'rescore', 0)
+    end
+  end
+  local parts, i = streams_of(s, 0), 0
+  if not parts or not step_of(s, 0) then return fail_planless(s) end
+  if whole(study[2]) > 0 or call('EXISTS', key .. ':todo') == 1 then return end
+  if state == 'running' and call('EXISTS', key .. ':later') == 1 then return end
+  while parts do
+    for _, pair in ipairs(parts) do
+      if state == 'running' and call('EXISTS', stream_key(pair[1], s, pair[2])) == 1 then return end
+    end
+    i = i + 1
+    parts = streams_of(s, i)
+  end
+  fail_planless(s)
 end

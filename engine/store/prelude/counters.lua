@@ -23,7 +23,7 @@ local known = {}
 local function known_number(key, field)
   local fields = known[key]
   if not fields then fields = {}; known[key] = fields end
-  if not fields[field] then fields[field] = tonumber(call('HGET', key, field) or 0) end
+  if not fields[field] then fields[field] = whole(call('HGET', key, field)) end
   return fields[field]
 end
 local function add_known(key, field, by)

@@ -5,6 +5,14 @@
 -- account, and `mrun restart` goes on with it. Where nothing is said of a study, what its end left over is cleaned again.
 
 local is_done, answer = pcall(move)
+-- Studies with a damaged key, which was deleted (see keys.lua): the move was done for the others as ever.
+if is_done and next(damaged) then
+  local is_ended, why = pcall(function()
+    for s in pairs(damaged) do fail_planless(s) end
+    finish_move()
+  end)
+  if not is_ended then is_done, answer = false, why end
+end
 if is_done then return answer end
 local problem = type(answer) == 'table' and answer.err or tostring(answer)
 
@@ -12,7 +20,7 @@ local function give_up(s)
   local key = study_key(s)
   local state = call('HGET', key, 'state')
   if state == 'running' or state == 'stopping' then
-    local why = 'the server could not do all of a change: ' .. problem
+    local why = 'the server could not do all of a change; `mrun restart` with its workspace goes on with it: ' .. problem
     call('HSET', key, 'state', 'failed', 'outcome', 'failed', 'why', why, 'ended_at_ms', int(wall_ms()))
     call('XADD', root .. 'events', 'MAXLEN', '~', 1000, '*', 'study', s, 'state', 'failed')
   end

@@ -25,7 +25,7 @@ local function add_entry(s, node, stream, text)
   local is_named = call('ZSCORE', queue, member)
   if is_new and is_named then fail_planless(s) end
   if not is_named then
-    local priority = tonumber(call('HGET', study_key(s), 'priority') or 0)
+    local priority = whole(call('HGET', study_key(s), 'priority'))
     call('ZADD', queue, int(-priority * 4294967296 + call('INCR', root .. 'turn')), member)
   end
   ring(node.queue)

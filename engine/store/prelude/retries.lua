@@ -83,7 +83,10 @@ local function put_due()
     end
     for _, member in ipairs(call('ZRANGE', later, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 64)) do
       local is_bits = string.sub(member, 1, 1) == '*'
-      if not (is_bits and put_late_bits or put_due_range)(s, member) then fail_planless(s) end
+      if not (is_bits and put_late_bits or put_due_range)(s, member) then
+        fail_planless(s)
+        call('UNLINK', study_key(s) .. ':late:' .. member)
+      end
       call('ZREM', later, member)
     end
     local next_one = call('ZRANGE', later, 0, 0, 'WITHSCORES')

@@ -109,8 +109,9 @@ function work.added(s, items, i, k)
   if not step then return items end
   while k < step.nodes and items > 0 do
     local node = node_of(s, step.first_node + k)
+    if not node then fail_planless(s); return items - 1 end
     local facts = call('HMGET', node.key, 'opened', 'is_doomed')
-    local from = tonumber(facts[1] or node.size)
+    local from = facts[1] and whole(facts[1]) or node.size
     if from < node.size and (facts[2] or #node.each_parents == 0) then
       call('HSET', node.key, 'opened', int(node.size))
       plan_action(s, facts[2] and 'skip' or 'open', node.n, from, node.size)
@@ -128,6 +129,7 @@ function work.roots(s, items, i, k)
   if not step then return items end
   while k < step.nodes and items > 0 do
     local node = node_of(s, step.first_node + k)
+    if not node then fail_planless(s); return items - 1 end
     if node.waits == 0 and #node.each_parents == 0 then items = work.open(s, items, node.n, 0) end
     k, items = k + 1, items - 0.25
   end
@@ -137,7 +139,7 @@ end
 
 -- A stopped study's streams, with all that nobody has claimed.
 function work.drop(s, items, i)
-  local parts = plan_field(s, 'streams:' .. i)
+  local parts = streams_of(s, i)
   if not parts then end_if_idle(s); return items - 1 end
   for _, pair in ipairs(parts) do
     call('UNLINK', stream_key(pair[1], s, pair[2]))
@@ -150,9 +152,9 @@ end
 
 -- A study's streams take their place among the others again: its priority has changed, or it is held no more.
 function work.rescore(s, items, i)
-  local parts = plan_field(s, 'streams:' .. i)
+  local parts = streams_of(s, i)
   if not parts then return items - 1 end
-  local priority = tonumber(call('HGET', study_key(s), 'priority') or 0)
+  local priority = whole(call('HGET', study_key(s), 'priority'))
   for _, pair in ipairs(parts) do
     local queue, member = root .. 'queue:' .. pair[1], s .. ':' .. pair[2]
     if call('ZSCORE', queue, member) then
@@ -176,11 +178,11 @@ end
 -- noted at once: the study may be over before the last of them is looked at, and ranks move with every beat.
 function work.stop_workers(s, items)
   local ours, i = {}, 0
-  local parts = plan_field(s, 'streams:0')
+  local parts = streams_of(s, 0)
   while parts do
     for _, pair in ipairs(parts) do ours[pair[1]] = 1 end
     i = i + 1
-    parts = plan_field(s, 'streams:' .. i)
+    parts = streams_of(s, i)
   end
   local names = call('ZRANGE', root .. 'workers', 0, -1)
   for from = 1, #names, 20 do
@@ -205,13 +207,13 @@ function work.drain_workers(s, items, names, ours)
 end
 
 -- The keys of a study that has ended (`why` ended: its counters stay a while) or was purged (`why` purged: nothing does).
-function work.clean(s, items, why, n)
-  -- Without its plan (lost, or cleaned before) it is not known which nodes there were.
-  local shape = plan_field(s, 'shape') or {0, tonumber(call('HGET', study_key(s), 'step_count') or 0)}
-  while n < shape[1] and items > 0 do
+-- The last three are what shape_of said of it before its hash went.
+function work.clean(s, items, why, n, shape)
+  local nodes, steps, samples = unpack(shape or {shape_of(s)})
+  while n < nodes and items > 0 do
     local node = node_of(s, n)
     local keys = {node_key(s, n), study_key(s) .. ':open:' .. n}
-    for c = 0, node and floor((node.size - 1) / CHUNK) or -1 do
+    for c = 0, floor(((node and node.size or samples) - 1) / CHUNK) do
       for _, kind in ipairs({'done', 'bad', 'out', 'past', 'pastf', 'pastb', 'pastc'}) do
         keys[#keys + 1] = bits_key(s, n, kind, c)
       end
@@ -219,16 +221,29 @@ function work.clean(s, items, why, n)
     for from = 1, #keys, 500 do call('UNLINK', unpack(keys, from, min(#keys, from + 499))) end
     n, items = n + 1, items - 1 - #keys / 10
   end
-  if n < shape[1] then plan_action(s, 'clean', why, n); return items end
-  for i = 0, shape[2] - 1 do
+  if n < nodes then plan_action(s, 'clean', why, n, shape); return items end
+  for i = 0, steps - 1 do
     if why == 'purged' then call('UNLINK', step_key(s, i)) else call('EXPIRE', step_key(s, i), KEEP_S) end
   end
   plan_action(s, 'clean_streams', why, 0)
   return items - 1
 end
 
+-- The streams and counters that a study's hash tells of, when its plan does not.
+local function drop_planless(s)
+  if streams_of(s, 0) then return end
+  local facts = call('HMGET', study_key(s), 'queues', 'class_count')
+  for q in string.gmatch(facts[1] or '', '[^,]+') do
+    call('UNLINK', study_key(s) .. ':queue:' .. q)
+    for class = 0, min(max(whole(facts[2]), 1), 100) - 1 do
+      call('UNLINK', stream_key(q, s, class))
+      call('ZREM', root .. 'queue:' .. q, s .. ':' .. class)
+    end
+  end
+end
+
 function work.clean_streams(s, items, why, i)
-  local parts = plan_field(s, 'streams:' .. i)
+  local parts = streams_of(s, i)
   if parts then
     for _, pair in ipairs(parts) do
       call('UNLINK', stream_key(pair[1], s, pair[2]), study_key(s) .. ':queue:' .. pair[1])
@@ -239,6 +254,7 @@ function work.clean_streams(s, items, why, i)
     return items
   end
   plan_action(s, 'clean_bits')
+  drop_planless(s)
   call('UNLINK', study_key(s) .. ':plan', study_key(s) .. ':past')
   call('ZREM', root .. 'later', s)
   if why == 'purged' then
