@@ -91,7 +91,6 @@ def test_unknown_example_has_a_suggestion(shared_home: Home) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "There is no example 'helo'." in done.stderr
     assert "Did you mean 'hello'?" in done.stderr
-    assert shared_home.run("example").returncode == 2
     assert shared_home.run("example", "list", "-p", "x").returncode == 2
 
 
