@@ -270,7 +270,7 @@ def measure(size: Size) -> dict[str, Any]:
     """All rows, in turns."""
     samples, plan = {
         Size.SMALLEST: (80, Rounds(0, 1, 1)),
-        Size.QUICK: (480, Rounds(42, 3, 15)),
+        Size.QUICK: (480, Rounds(20, 3, 15)),
         Size.FULL: (1600, Rounds(170, 5, 15)),
     }[size]
     left_out = dict.fromkeys(list(MRUN_ROWS)[2:], "Not in this size.") if size is Size.SMALLEST else {}

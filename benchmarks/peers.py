@@ -197,7 +197,7 @@ def measure(size: Size) -> dict[str, Any]:
         raise NotInstalledError(INSTALL)
     scripts, nothings, plan = {
         Size.SMALLEST: (80, 160, Rounds(0, 1, 1)),
-        Size.QUICK: (240, 960, Rounds(16, 3, 9)),
+        Size.QUICK: (240, 960, Rounds(10, 3, 9)),
         Size.FULL: (1600, 4800, Rounds(80, 3, 9)),
     }[size]
     with stage() as on:
