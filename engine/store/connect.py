@@ -25,7 +25,8 @@ from redis.backoff import NoBackoff
 
 from mrun.engine.errors import BrokerAwayError, BrokerError, MrunError, NotFoundError, SettingsError, UsageError
 from mrun.engine.settings import Secret, Settings
-from mrun.engine.store.server import MIN_VERSION, ServerFacts, find_own_server, start_own_server
+from mrun.engine.store.server import ServerFacts, find_own_server, start_own_server
+from mrun.engine.store.server_binary import MIN_VERSION
 from mrun.engine.store.server_files import ACCESS_FILE, Access, read_access
 
 #: How long the server may take to accept a connection, and to answer a command.

