@@ -100,6 +100,9 @@ class JobProcess:
             self.is_cancel_asked = True
             self._watch_wanted.set()
 
+    def end_rest(self) -> None:
+        """Schedulers see to that."""
+
     def leave(self) -> None:
         """Let it go on without this worker, unless it is to be cancelled: who claims the sample next awaits it."""
         self._is_left = True

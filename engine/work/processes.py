@@ -69,6 +69,9 @@ class Running(Protocol):
     def signal(self, number: int) -> None:
         """Signal all of it; nothing happens if it is gone."""
 
+    def end_rest(self) -> None:
+        """Kill what is left of its group after its end."""
+
     def close(self) -> None:
         """Forget it. If it still runs it is killed."""
 
@@ -81,6 +84,8 @@ class StepProcess:
         self.pidfd = os.pidfd_open(pid)
         self._spawner = spawner
         self._ends_group = ends_group
+        #: It was asked to end: what its leader leaves behind has some time to do so, too.
+        self._is_asked_to_end = False
         self._began = time.monotonic()
         self._end: Exit | None = None
         self._waiting: asyncio.Future[None] | None = None
@@ -111,8 +116,14 @@ class StepProcess:
 
     def signal(self, number: int) -> None:
         """Signal the whole group; nothing happens if it is gone."""
+        self._is_asked_to_end |= number == signal.SIGTERM
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+    def end_rest(self) -> None:
+        """Kill what is left of its group after its end. As long as anything is, its number is nobody else's."""
+        if self.has_left_others:
+            self.signal(signal.SIGKILL)
 
     def signal_leader(self, number: int) -> None:
         """Signal its first process only; nothing happens if that is gone."""
@@ -129,7 +140,7 @@ class StepProcess:
 
     def reap(self) -> None:
         """Take the leader's exit status; waits if it has none yet. Wakes who waits."""
-        if self._ends_group:
+        if self._ends_group and not self._is_asked_to_end:
             # As long as the leader is not reaped, nobody else's group can have its number.
             self.signal(signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)

@@ -7,6 +7,7 @@ import logging
 import signal
 import time
 
+import anyio
 import msgspec
 import structlog
 
@@ -37,6 +38,8 @@ _AHEAD_SLOTS_MOST = 32
 _FOLLOW_PACE_MS = 50.0
 #: While a sample runs, how often its slot looks whether somebody wants it ended by force.
 _LOOK_S = 1.0
+#: The same when its first process has ended, and others of its group have not.
+_LOOK_FOR_REST_S = 0.05
 
 log = structlog.get_logger()
 
@@ -103,6 +106,8 @@ class Slot:
             self._prepare_next(study, held)
             # A job's walltime is its scheduler's to keep: it begins with the job, and not with its time in the queue.
             end = await self._await_end(held, None if terms.job else terms.walltime_s)
+            if end.is_timeout or held.ending:
+                await _end_rest(held)
             is_finished = held.ending is None and end.code == 0 and not end.is_timeout
             held.execution.keep(end, is_finished=is_finished, is_lost=held.ending is Ending.LOST)
         except JobLeftError as left:
@@ -171,7 +176,9 @@ class Slot:
                 if left_s <= 0:
                     is_timeout = True
                     process.signal(signal.SIGTERM)
-                    held.kill_at = time.monotonic() + GRACE_S
+                    kill_at = time.monotonic() + GRACE_S
+                    # Who was told to end sooner ends sooner.
+                    held.kill_at = min(held.kill_at, kill_at) if held.ending else kill_at
             if (is_timeout or held.ending) and time.monotonic() >= held.kill_at:
                 process.signal(signal.SIGKILL)
             if (end := await process.wait_within(max(0.01, left_s))) is not None:
@@ -196,3 +203,12 @@ class Slot:
         with contextlib.suppress(OSError):
             # The server has the account; the journal is the second one, and a full disk is told by the sample itself.
             study.journal.write(Claimed(claim.number, claim.node, claim.lo, claim.hi, claim.attempt, time.time()))
+
+
+async def _end_rest(held: HeldClaim) -> None:
+    """SIGTERM ends a shell before the program that it waits for: that has as long, and is not left behind."""
+    assert held.execution is not None
+    process = held.execution.process
+    while process.has_left_others and (left_s := held.kill_at - time.monotonic()) > 0:  # noqa: ASYNC110 - nobody tells
+        await anyio.sleep(min(_LOOK_FOR_REST_S, left_s))
+    process.end_rest()

@@ -198,6 +198,8 @@ class WarmProcess:
         self._began = time.monotonic()
         self._group: int | None = None
         self._unsent: int | None = None
+        #: It was asked to end: what its subshell leaves behind has some time to do so, too.
+        self._is_asked_to_end = False
         self._is_shell_killed = False
         self._end: Exit | WarmShellError | None = None
         self._waiting: asyncio.Future[None] | None = None
@@ -240,6 +242,7 @@ class WarmProcess:
         self._unsent = None
         if self._end is not None:
             return
+        self._is_asked_to_end |= number == signal.SIGTERM
         if (group := self._find_group()) is not None:
             _signal_group(group, number)
         elif (child := self.shell.child()) is not None:
@@ -251,6 +254,11 @@ class WarmProcess:
             self.shell.kill()
         else:
             self._unsent = number
+
+    def end_rest(self) -> None:
+        """Kill what is left of its group after its end. As long as anything is, its number is nobody else's."""
+        if self.has_left_others:
+            self._kill_group()
 
     def may_be_followed_by(self, order: WarmOrder) -> bool:
         """Whether its shell can go on with that script by itself, and has nothing else to go on with."""
@@ -311,7 +319,7 @@ class WarmProcess:
         else:
             self._finish(Exit(code, elapsed_ms=1000 * self.elapsed_s))
         self.shell.forget(self._number)
-        if self._ends_group:
+        if self._ends_group and not self._is_asked_to_end:
             self._kill_group()
 
     def note_death(self) -> None:

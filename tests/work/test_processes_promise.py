@@ -147,3 +147,66 @@ def test_step_that_the_kernel_kills_for_its_memory_is_accounted_for_and_harms_no
         status = lab.wait_for_end(study)
         assert status["by_step"]["a"]["finished"] == 3
         assert [(one["sample"], one["reason"]) for one in status["failed_samples"]] == [(1, "killed by SIGKILL")]
+
+
+#: SIGTERM does not end it, or half a second later.
+PROGRAM = """\
+import os, signal, sys, time
+def end(*_):
+    time.sleep(0.5)
+    open(os.environ["LEDGER"] + "/saved", "a").write("yes\\n")
+    sys.exit()
+signal.signal(signal.SIGTERM, signal.SIG_IGN if sys.argv[1] == "ignores" else end)
+open(os.environ["LEDGER"] + "/up", "a").write(f"{os.getpid()}\\n")
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "files", "option"),
+    [
+        ("walltime", "full", ""),
+        ("cancel", "packed", "warm: true"),
+        ("drain", "full", ""),
+        ("drain", "packed", ""),
+        ("drain", "full", "warm: true"),
+    ],
+)
+def test_program_below_the_shell_of_a_step_has_its_grace_and_does_not_survive_it(
+    lab: Lab, how: str, files: str, option: str
+) -> None:
+    # Given shells, which SIGTERM ends at once, and programs that it does not
+    (lab.directory / "program.py").write_text(PROGRAM)
+    cmd = f'case $(X) in 0*) does=ignores ;; *) does=saves ;; esac\n$MRUN_PYTHON {lab.directory}/program.py "$does"\n:'
+    walltime = "walltime: 3" if how == "walltime" else ""
+    study = queue(lab, cmd, 2, f"{walltime}\n              {option}", files)
+    worker = lab.work("--queues", "merlin", "--slots", "2")
+    wait_until(lambda: len(lab.ledger("up")) == 2, "both run")
+    if how == "drain":
+        worker.terminate()
+        wait_until(lambda: "worker_signalled" in lab.logs(), "it drains")
+        worker.terminate()
+        assert worker.wait(timeout=20) == 0
+        assert lab.study(study)["by_step"]["a"]["ready"] == 2
+    else:
+        if how == "cancel":
+            lab.mrun("cancel", study)
+        lab.wait_for_end(study, 40)
+    # I expect one to have had its time, and the other to be gone when the sample is accounted
+    assert lab.ledger("saved")["yes"] == 1
+    assert [pid for pid in lab.ledger("up") if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_step_that_is_to_end_is_not_given_more_time_by_its_walltime(lab: Lab) -> None:
+    # Given a step that does not end by itself, a second or two before its walltime
+    cmd = ": $(X)\ntrap '' TERM\nwhile :; do echo tick >> $LEDGER/ticks; sleep 0.1; done"
+    study = queue(lab, cmd, 1, "walltime: 4")
+    worker = lab.work("--queues", "merlin", "--slots", "1")
+    wait_until(lambda: lab.ledger("ticks")["tick"] >= 24, "it runs for more than two seconds")
+    # When its worker is told to end what runs within two seconds
+    worker.terminate()
+    wait_until(lambda: "worker_signalled" in lab.logs(), "it drains")
+    worker.terminate()
+    # I expect the step to be handed back
+    assert worker.wait(timeout=20) == 0, lab.logs()
+    assert lab.study(study)["by_step"]["a"]["ready"] == 1
