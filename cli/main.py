@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -95,6 +96,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of the `mrun` command. Ends the process."""
+    _mend_start()
     words = list(sys.argv[1:] if arguments is None else arguments)
     output = Output(is_json="--json" in words, is_quiet=False)
     try:
@@ -120,6 +122,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:  # noqa: BLE001 - the last door: a bug becomes a message and exit code 1, never silence
         code = _show_rest(output, error)
     sys.exit(int(code or 0))
+
+
+def _mend_start() -> None:
+    """Whoever started this may have ignored SIGCHLD or closed streams, as daemons do; both come down to here."""
+    # The kernel would reap our children by itself, and nobody would learn how they ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # The lowest number is free: so no connection gets it, and a child may write to it.
+            fd = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(fd, True)
+            setattr(sys, name, os.fdopen(fd, mode, encoding="utf-8"))
 
 
 def _check_characters(words: Sequence[str]) -> None:

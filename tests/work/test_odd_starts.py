@@ -1,0 +1,42 @@
+"""Workers and commands that are started in odd ways: by daemons, with closed streams."""
+
+from __future__ import annotations
+
+import subprocess
+
+import numpy as np
+import pytest
+
+from tests.lab import BIN, Lab
+
+SPEC = """
+    description: {name: one, description: one step}
+    study:
+        - name: a
+          description: a step
+          run: {cmd: echo $(X) >> $LEDGER/a}
+    merlin:
+        samples: {file: samples.npy, column_labels: [X]}
+"""
+
+
+@pytest.mark.parametrize("command", ["work", "run"])
+@pytest.mark.parametrize("oddity", ["trap '' CHLD", "exec <&-", "exec 2>&-", "exec <&- >&- 2>&-"])
+def test_odd_start_makes_no_difference(lab: Lab, command: str, oddity: str) -> None:
+    np.save(lab.directory / "samples.npy", np.arange(20.0))
+    spec = lab.spec(SPEC)
+    words = ["run", str(spec)] if command == "run" else ["work", "--queues", "merlin", "--exit-when-done"]
+    if command == "work":
+        lab.queue(spec)
+    # Given what only a shell can do to what it starts
+    script = f'{oddity}; exec "$0" "$@"'
+    log_path = lab.directory / "worker-odd.log"
+    with log_path.open("wb") as log:
+        ended = subprocess.run(
+            ["bash", "-c", script, BIN / "mrun", *words],
+            cwd=lab.directory, env=lab.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=60,
+            check=False,
+        )  # fmt: skip
+    assert ended.returncode == 0, log_path.read_text()
+    assert sorted(lab.ledger("a").values()) == [1] * 20
+    assert "Traceback" not in log_path.read_text()
