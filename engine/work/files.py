@@ -15,7 +15,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -166,7 +167,9 @@ class FullFiles:
     def keep(self, ready: Ready, ended: Ended) -> None:
         """Leave the empty file that users' own scripts look for."""
         if ended.is_finished:
-            os.close(os.open(f"{ready.directory}/{MARKER}", _OPEN_MARKER, 0o666))
+            marker = f"{ready.directory}/{MARKER}"
+            workspace = ready.instance.study.plan.workspace
+            keep_within(ready.directory, workspace, lambda: os.close(os.open(marker, _OPEN_MARKER, 0o666)))
 
     def release(self, ready: Ready) -> None:
         """Nothing is held."""
@@ -193,6 +196,28 @@ def make_directory(path: str, workspace: str) -> bool:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), workspace) from None
         os.makedirs(path, exist_ok=True)
     return True
+
+
+def keep_within(directory: str, workspace: str, keep: Callable[[], None]) -> None:
+    """Keep something in a sample's directory, whatever its script did to that: removed it, or made it read-only.
+
+    It has run, and would do the same again: to hand it back, as when a disk is full, would run it for ever.
+
+    Raises:
+        OSError: it can't be kept, and that is not the script's doing.
+    """
+    try:
+        keep()
+    except FileNotFoundError:
+        make_directory(directory, workspace)
+        keep()
+    except PermissionError:
+        mode = stat.S_IMODE(os.stat(directory).st_mode)
+        os.chmod(directory, mode | stat.S_IRWXU)
+        try:
+            keep()
+        finally:
+            os.chmod(directory, mode)
 
 
 def move_aside(path: str, claim: int) -> None:

@@ -15,12 +15,13 @@ import contextlib
 import os
 import stat
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.records import RESUMES, Claim
 from mrun.engine.work.descriptors import copy, high, size_of
-from mrun.engine.work.files import Ended, Instance, Ready, make_directory, move_aside
+from mrun.engine.work.files import Ended, Instance, Ready, keep_within, make_directory, move_aside
 from mrun.engine.work.script_memory import ScriptMemory
 from mrun.engine.work.scripts import PassedScript, ScriptPasser, keep_node_scripts
 
@@ -170,7 +171,8 @@ class LeanFiles:
         claim, is_shared = ready.instance.claim, ended.process.has_left_others
         for spool, target, had in zip(ready.seat.spools, ready.targets, ready.seat.had, strict=True):
             if is_shared or size_of(spool.fd):
-                _place(spool, target, claim, had=had, is_lost=ended.is_lost, is_shared=is_shared)
+                place = partial(_place, spool, target, claim, had=had, is_lost=ended.is_lost, is_shared=is_shared)
+                keep_within(ready.directory, ready.instance.study.plan.workspace, place)
         ready.seat.is_clean = not is_shared
 
     def release(self, ready: Ready) -> None:

@@ -289,3 +289,26 @@ def test_check_tells_inodes_of_all_ways_and_warns_of_what_packed_samples_do_not_
         assert (found["kept"], found["inodes"]) == (way, inodes[way])
         assert inodes["full"] > 5000 > inodes["lean"] > 1000 > 40 > inodes["packed"]
         assert len([text for text in found["warnings"] if "'$(a.workspace)': with 'files: packed'" in text]) == warnings
+
+
+OWN_DIRECTORY = """
+    description: {name: one, description: one step}
+    study:
+        - name: a
+          description: a step
+          run: {cmd: "echo $(X); echo $(X) >> $LEDGER/a; case $(X) in 3*) DEED ;; esac"}
+    merlin:
+        samples: {file: samples.npy, column_labels: [X], files: WAY}
+"""
+
+
+@pytest.mark.parametrize("way", ["full", "lean", "packed"])
+@pytest.mark.parametrize("deed", ["rm -rf $PWD", "chmod -R a-w $PWD", "chmod 000 $PWD"])
+def test_sample_that_removes_or_locks_its_directory_runs_once_and_is_finished(lab: Lab, way: str, deed: str) -> None:
+    np.save(lab.directory / "samples.npy", np.arange(10.0))
+    spec = OWN_DIRECTORY.replace("DEED", deed).replace("WAY", way)
+    study = lab.queue(lab.spec(spec))
+    worker = lab.work("--queues", "merlin", "--slots", "2", "--exit-when-done")
+    assert worker.wait(timeout=60) == 0, lab.logs()
+    assert lab.study(study)["by_step"]["a"]["finished"] == 10
+    assert sorted(lab.ledger("a").values()) == [1] * 10
