@@ -17,6 +17,8 @@ They travel better: they do not hear of a core that somebody else has, but still
 whole slices, each with what a worker does for a new study, and say nothing of cores that wait. `ratios_spread` and
 `cpu_ratios_spread` are the lowest and the highest of the rounds. `start_and_end_s` is what `mrun work --exit-when-done`
 takes for two samples, start and end of its process and its last look for work included; it is in no other figure.
+`directory_us` is what it costs this file system to make a directory, before and after all else: `full` and `lean` make
+one for each sample, `xargs` none.
 
 Takes about three minutes. Does not show: network file systems; studies of many samples, whose claims are longer, so
 that each sample pays less for them.
@@ -65,6 +67,8 @@ merlin:
   samples: {{file: {table}, column_labels: [X], level_max_dirs: {fan_out}{files}}}
 """
 FAN_OUT = 100
+#: Directories that are made to see what one costs.
+_DIRECTORIES = 500
 #: A run of so few samples is all start and end.
 FEWEST = 2
 CORES = len(os.sched_getaffinity(0))
@@ -111,6 +115,17 @@ def time_start_and_end(on: Stage, name: str) -> float:
     began = time.perf_counter()
     on.mrun("work", "--queues", name, "--slots", CORES, "--exit-when-done")
     return time.perf_counter() - began
+
+
+def time_directory(on: Stage) -> float:
+    """Microseconds that it takes to make one, beside the workspaces of the studies."""
+    top = on.directory / f"directories-{time.monotonic_ns()}"
+    top.mkdir()
+    names = [f"{top}/{number}" for number in range(_DIRECTORIES)]
+    began = time.perf_counter()
+    for name in names:
+        os.mkdir(name)
+    return round(1e6 * (time.perf_counter() - began) / _DIRECTORIES, 1)
 
 
 @contextmanager
@@ -280,6 +295,7 @@ def measure(size: Size) -> dict[str, Any]:
         left_out |= {name: why for name in MRUN_ROWS if name not in left_out and (why := refusal(on, name))}
         rows = [name for name in MRUN_ROWS if name not in left_out]
         shown = [name for name in SHOWN if name not in left_out]
+        directory_us = [time_directory(on)]
         start_and_end_s = {name: time_start_and_end(on, name) for name in rows}
         timers = stack.enter_context(mrun_timers(on, rows)) | {
             "xargs": partial(_time_xargs, on),
@@ -292,6 +308,7 @@ def measure(size: Size) -> dict[str, Any]:
         sizes["parallel"] = max(40, samples // 8)
         order = [*turns_of({name: AGAINST[name] for name in rows}), *shown]
         rounds = play(order, timers, sizes, plan)
+        directory_us.append(time_directory(on))
     pairs = [(name, baseline) for name in rows for baseline in AGAINST[name]]
     wall, wall_spread = compared(rounds, pairs, lambda one: one.wall_s)
     cpu, cpu_spread = compared(rounds, pairs, lambda one: one.all_cpu_s)
@@ -303,6 +320,7 @@ def measure(size: Size) -> dict[str, Any]:
         "samples": samples,
         "rounds": len(rounds),
         "slots": CORES,
+        "directory_us": directory_us,
         "rows": found,
         "ratios": wall,
         "ratios_spread": wall_spread,
