@@ -141,7 +141,10 @@ class Pulse:
 
     def _watch_allocation(self) -> None:
         left_ms = self._desk.time_left_ms()
-        if 0 <= left_ms <= 1000 * _END_BEFORE_S:
-            self._desk.ask_stop(Stop.NOW)
-        elif 0 <= left_ms <= 1000 * _DRAIN_BEFORE_S:
-            self._desk.ask_stop(Stop.DRAIN)
+        if not 0 <= left_ms <= 1000 * _DRAIN_BEFORE_S:
+            return
+        how = Stop.NOW if left_ms <= 1000 * _END_BEFORE_S else Stop.DRAIN
+        if how > self._desk.stop:
+            # A worker that was given less than a minute ends at once, and would not say why.
+            log.warning("allocation_ending", left_s=round(left_ms / 1000), does=how.name.lower())
+            self._desk.ask_stop(how)

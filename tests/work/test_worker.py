@@ -207,3 +207,11 @@ def test_failed_samples_do_not_hold_the_funnel_back(lab: Lab, code: int) -> None
     assert (status["by_step"]["a"]["failed"], status["by_step"]["a"]["finished"]) == (5, 15)
     assert lab.ledger("f") == {"20": 1}
     lab.mrun("wait", study, code=7)
+
+
+def test_worker_that_is_given_less_than_a_minute_says_why_it_runs_nothing(lab: Lab) -> None:
+    one_step(lab, "echo $(X) >> $LEDGER/a")
+    worker = lab.work("--queues", "merlin", "--walltime", "40")
+    assert worker.wait(timeout=20) == 0
+    assert '"event": "allocation_ending"' in lab.logs()
+    assert lab.ledger("a") == {}
