@@ -22,13 +22,13 @@ from collections.abc import Mapping, Sequence
 from mrun.cli.one_worker import PARENT_VARIABLE, STDIN_VARIABLE
 from mrun.cli.output import Output
 from mrun.engine.errors import ExitCode, LauncherError, MrunError
+from mrun.engine.stop_signals import stop_signals
 from mrun.engine.work.guard import HELLO, STOP, GuardLink, run_guarded
 from mrun.launchers.find import launcher_named
 from mrun.launchers.schedulers import EndKind
 from mrun.launchers.schedulers import Output as Ended
 from mrun.launchers.worker_launch import Launched
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Of what a launcher writes to stderr, so much is kept, in which it says why it failed.
 _TAIL_BYTES = 16_384
 
@@ -111,16 +111,17 @@ class _FanOut:
         return max((self._code(one) for one in self._started), default=int(ExitCode.DONE))
 
     def _hear_signals(self) -> None:
+        asking = stop_signals()
         read, write = os.pipe()
         os.set_blocking(write, False)
         os.set_blocking(read, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in (*_SIGNALS, signal.SIGCHLD):
+        for number in (*asking, signal.SIGCHLD):
             # A handler of our own, that does nothing: the number arrives by the pipe.
             signal.signal(number, lambda *_: None)
 
         def hear() -> None:
-            for _ in (number for number in os.read(read, 4096) if number in _SIGNALS):
+            for _ in (number for number in os.read(read, 4096) if number in asking):
                 self._stop()
 
         self._selector.register(read, selectors.EVENT_READ, hear)

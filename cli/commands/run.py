@@ -33,6 +33,7 @@ from mrun.engine.errors import BrokerError, ExitCode, LauncherError, MrunError
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.resources import Inventory
+from mrun.engine.stop_signals import stop_signals
 from mrun.engine.store.connect import Broker
 from mrun.engine.store.views import StudyStatus
 
@@ -225,7 +226,7 @@ class _Runner:
         return any(worker.poll() is None for worker in self._workers)
 
     async def _pass_signals_on(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        with anyio.open_signal_receiver(*stop_signals()) as signals:
             async for number in signals:
                 is_first = self._interrupted is None
                 self._interrupted = self._interrupted or signal.Signals(number)

@@ -12,6 +12,7 @@ import structlog
 from mrun.engine.alloc.keeper import Keeper, Tended
 from mrun.engine.alloc.rules import FAILURES_MOST
 from mrun.engine.errors import LauncherError, MrunError, NotFoundError
+from mrun.engine.stop_signals import stop_signals
 from mrun.engine.store.allocs import Allocs
 
 #: Who leaves tells the server, if it hears it within this time.
@@ -100,7 +101,7 @@ class Duty:
 
     async def _watch_signals(self, life: anyio.CancelScope) -> None:
         """Any of them ends the duty; a submission under way is brought to its end first."""
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with anyio.open_signal_receiver(*stop_signals()) as signals:
             async for number in signals:
                 log.info("keeper_signalled", signal=signal.Signals(number).name)
                 life.cancel()

@@ -29,11 +29,12 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from mrun.engine.stop_signals import stop_signals
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: The lines on a worker's stdin, from whoever started it. Who says the first one can be heard to die, too.
 HELLO, STOP = b"mrun", b"stop"
 #: Sent by the kernel when the parent dies, maybe once for each of its threads; passed on once, as SIGTERM.
@@ -89,7 +90,8 @@ def run_guarded(
     cells = memoryview(mmap.mmap(-1, 8 * _GROUPS_MOST)).cast("q")
     life_read, life_write = os.pipe()
     # Blocked over the fork, so that no signal meets a process that is not yet ready for it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, _PARENT_DIED))
+    forwarded = stop_signals()
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*forwarded, _PARENT_DIED))
     # Children from before the engine are none of its: the user's own server may be among them.
     spared = frozenset(_children())
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -99,14 +101,14 @@ def run_guarded(
     if pid == 0:
         os.close(life_write)
         os.setpgid(0, 0)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_FORWARDED, _PARENT_DIED))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*forwarded, _PARENT_DIED))
         os._exit(_run_engine(engine, GuardLink(cells, life_read)))
     os.close(life_read)
     if ends_with_parent:
         _prctl(_PR_SET_PDEATHSIG, _PARENT_DIED)
         if os.getppid() != parent:
             os.kill(os.getpid(), _PARENT_DIED)
-    return _Guard(pid, cells, spared, _Ears() if listens_to_stdin else None).watch()
+    return _Guard(pid, cells, spared, _Ears() if listens_to_stdin else None).watch(forwarded)
 
 
 def _run_engine(engine: Callable[[GuardLink], int], link: GuardLink) -> int:
@@ -160,16 +162,16 @@ class _Guard:
         self._ears = ears
         self._is_parent_dead = False
 
-    def watch(self) -> int:
+    def watch(self, forwarded: Sequence[signal.Signals]) -> int:
         """Until the engine is gone and everything it left is killed; returns its code."""
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_write, False)
         os.set_blocking(wake_read, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (*_FORWARDED, _PARENT_DIED, signal.SIGCHLD):
+        for number in (*forwarded, _PARENT_DIED, signal.SIGCHLD):
             # A handler of our own, that does nothing: the number arrives by the wake-up pipe.
             signal.signal(number, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_FORWARDED, _PARENT_DIED))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*forwarded, _PARENT_DIED))
         status = None
         while status is None:
             # The time-out is for a SIGCHLD that came between fork and set_wakeup_fd.
@@ -188,7 +190,7 @@ class _Guard:
         if number == _PARENT_DIED and not self._is_parent_dead:
             self._is_parent_dead = True
             number = signal.SIGTERM
-        if number in _FORWARDED:
+        if number not in (_PARENT_DIED, signal.SIGCHLD):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._engine, number)
 

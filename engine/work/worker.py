@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup
 from mrun.engine.errors import BrokerAwayError, LauncherError
 from mrun.engine.records import ClaimRequest
 from mrun.engine.resources import CPUS, JOBS, SLOTS, amounts_text, lacking
+from mrun.engine.stop_signals import stop_signals
 from mrun.engine.store.bells import Bells
 from mrun.engine.store.demands import class_facts
 from mrun.engine.store.seal import Seal
@@ -256,7 +257,7 @@ class Worker:
 
     async def _watch_signals(self) -> None:
         """The first signal drains, the next one ends everything now."""
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with anyio.open_signal_receiver(*stop_signals()) as signals:
             async for number in signals:
                 how = Stop.NOW if self._desk.stop >= Stop.DRAIN else Stop.DRAIN
                 log.info("worker_signalled", signal=signal.Signals(number).name, does=how.name.lower())
