@@ -58,7 +58,7 @@ class Execution(msgspec.Struct, frozen=True):
     ready: Ready
     files: Files
 
-    def keep(self, end: Exit, *, is_finished: bool, is_lost: bool) -> None:
+    async def keep(self, end: Exit, *, is_finished: bool, is_lost: bool) -> None:
         """Keep what it left, after its end.
 
         Args:
@@ -69,7 +69,7 @@ class Execution(msgspec.Struct, frozen=True):
             StartError: it can't be kept: the workspace is full or gone.
         """
         try:
-            self.files.keep(self.ready, Ended(end, is_finished, is_lost, self.process))
+            await self.files.keep(self.ready, Ended(end, is_finished, is_lost, self.process))
         except OSError as error:
             name = error.filename or self.ready.directory
             raise StartError(f"'{name}' can't be written: {error.strerror}.") from error

@@ -105,7 +105,7 @@ class Files(Protocol):
         """It was prepared, and does not start. Raises nothing."""
         ...
 
-    def keep(self, ready: Ready, ended: Ended) -> None:
+    async def keep(self, ready: Ready, ended: Ended) -> None:
         """Keep what it left. Not called if nobody knows how it ended."""
         ...
 
@@ -164,7 +164,7 @@ class FullFiles:
     def drop(self, ready: Ready) -> None:
         """Nothing is held."""
 
-    def keep(self, ready: Ready, ended: Ended) -> None:
+    async def keep(self, ready: Ready, ended: Ended) -> None:
         """Leave the empty file that users' own scripts look for."""
         if ended.is_finished:
             marker = f"{ready.directory}/{MARKER}"

@@ -165,7 +165,7 @@ class LeanFiles:
         assert isinstance(ready, LeanReady)
         self._put_back(ready.instance.study.plan.workspace, ready.seat)
 
-    def keep(self, ready: Ready, ended: Ended) -> None:
+    async def keep(self, ready: Ready, ended: Ended) -> None:
         """Put what it wrote into its directory."""
         assert isinstance(ready, LeanReady)
         claim, is_shared = ready.instance.claim, ended.process.has_left_others

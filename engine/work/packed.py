@@ -130,14 +130,14 @@ class PackedFiles:
         assert isinstance(ready, PackedReady)
         self._free.append(ready.bench)
 
-    def keep(self, ready: Ready, ended: Ended) -> None:
+    async def keep(self, ready: Ready, ended: Ended) -> None:
         """Append what it wrote to the segment."""
         assert isinstance(ready, PackedReady)
         claim, bench, sample = ready.instance.claim, ready.bench, ready.instance.sample
         out, err = size_of(bench.out), size_of(bench.err)
         packed = Packed(claim.node, claim.attempt, sample, claim.number, 0, out, err, ended.end.code)
         bench.is_shared = ended.process.has_left_others
-        self._writer(ready.instance.study.plan.workspace).append(packed, bench.out, bench.err)
+        await self._writer(ready.instance.study.plan.workspace).append_by_turns(packed, bench.out, bench.err)
 
     def release(self, ready: Ready) -> None:
         """Empty the bench for the next sample."""
@@ -170,10 +170,17 @@ class PackedFiles:
         if writer is None:
             writer = self._writers[workspace] = SegmentWriter(workspace, self._worker)
             if len(self._writers) > _WORKSPACES_MOST:
-                self._writers.popitem(last=False)[1].close()
+                self._close_oldest()
         else:
             self._writers.move_to_end(workspace)
         return writer
+
+    def _close_oldest(self) -> None:
+        for workspace, writer in self._writers.items():
+            if not writer.turn.locked():
+                del self._writers[workspace]
+                writer.close()
+                return
 
     def _new_bench(self) -> Bench:
         if not self._scratch:

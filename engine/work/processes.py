@@ -115,7 +115,9 @@ class StepProcess:
         return self._end
 
     def signal(self, number: int) -> None:
-        """Signal the whole group; nothing happens if it is gone."""
+        """Signal the whole group; nothing happens if it is gone, or its leader was reaped: see `end_rest`."""
+        if self._end is not None:
+            return
         self._is_asked_to_end |= number == signal.SIGTERM
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
@@ -123,7 +125,8 @@ class StepProcess:
     def end_rest(self) -> None:
         """Kill what is left of its group after its end. As long as anything is, its number is nobody else's."""
         if self.has_left_others:
-            self.signal(signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def signal_leader(self, number: int) -> None:
         """Signal its first process only; nothing happens if that is gone."""

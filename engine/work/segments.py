@@ -23,15 +23,18 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import anyio
 import msgspec
 import numpy as np
 
 from mrun.engine.errors import WorkspaceError
 from mrun.engine.plan.places import JOURNAL_DIR
-from mrun.engine.work.descriptors import copy, write_all
+from mrun.engine.work.descriptors import copy, copy_by_turns, write_all
 
 #: A segment that is as long as this, or longer, gets no further sample.
 SEGMENT_BYTES = 1 << 30
+#: Outputs that are longer are copied by turns.
+_LONG_BYTES = 8 << 20
 #: So many samples of a node are looked up at a time.
 _BLOCK_SAMPLES = 1 << 20
 _RECORD = struct.Struct("<IIQQQQQi")
@@ -73,6 +76,8 @@ class SegmentWriter:
         self._worker = worker
         self._segment = self._index = self._cells = -1
         self._end = 0
+        #: Held while somebody appends by turns: nobody else may append, or close this.
+        self.turn = anyio.Lock()
 
     def began(self, slot: int, node: int, sample: int, claim: int) -> None:
         """Note, for others, that a sample is about to run. Raises OSError."""
@@ -87,18 +92,35 @@ class SegmentWriter:
         Raises:
             OSError: the disk is full, or the workspace is gone. What follows goes to a new segment.
         """
-        if self._segment < 0 or self._end >= SEGMENT_BYTES:
-            self._roll()
+        self._open_segment()
         try:
             copy(out, self._segment, packed.out)
             copy(err, self._segment, packed.err)
-            record = _RECORD.pack(packed.node, packed.attempt, packed.sample, packed.claim, self._end, packed.out,
-                                  packed.err, packed.code)  # fmt: skip
-            write_all(self._index, record + _CHECKSUM.pack(zlib.crc32(record)))
+            self._note(packed)
         except OSError:
             self._close_segment()
             raise
-        self._end += packed.out + packed.err
+
+    async def append_by_turns(self, packed: Packed, out: int, err: int) -> None:
+        """The same, if need be with turns for others. Who cancels it finds nothing in the index."""
+        try:
+            self.turn.acquire_nowait()
+        except anyio.WouldBlock:
+            await self.turn.acquire()
+        try:
+            if packed.out + packed.err <= _LONG_BYTES:
+                self.append(packed, out, err)
+                return
+            self._open_segment()
+            try:
+                await copy_by_turns(out, self._segment, packed.out)
+                await copy_by_turns(err, self._segment, packed.err)
+                self._note(packed)
+            except BaseException:
+                self._close_segment()
+                raise
+        finally:
+            self.turn.release()
 
     def close(self) -> None:
         """No sample will come any more."""
@@ -107,6 +129,17 @@ class SegmentWriter:
             os.close(self._cells)
             self._path("now").unlink(missing_ok=True)
             self._cells = -1
+
+    def _open_segment(self) -> None:
+        if self._segment < 0 or self._end >= SEGMENT_BYTES:
+            self._roll()
+
+    def _note(self, packed: Packed) -> None:
+        """The index knows it, and where the next one begins."""
+        record = _RECORD.pack(packed.node, packed.attempt, packed.sample, packed.claim, self._end, packed.out,
+                              packed.err, packed.code)  # fmt: skip
+        write_all(self._index, record + _CHECKSUM.pack(zlib.crc32(record)))
+        self._end += packed.out + packed.err
 
     def _roll(self) -> None:
         self._close_segment()

@@ -108,8 +108,10 @@ class Slot:
             end = await self._await_end(held, None if terms.job else terms.walltime_s)
             if end.is_timeout or held.ending:
                 await _end_rest(held)
-            is_finished = held.ending is None and end.code == 0 and not end.is_timeout
-            held.execution.keep(end, is_finished=is_finished, is_lost=held.ending is Ending.LOST)
+            ending = held.ending
+            is_finished = ending is None and end.code == 0 and not end.is_timeout
+            # It takes its time if there is much to keep. Whoever wants the sample ended meanwhile is too late.
+            await held.execution.keep(end, is_finished=is_finished, is_lost=ending is Ending.LOST)
         except JobLeftError as left:
             held.limit, held.is_limit_started = held.at, left.has_begun
             return False
@@ -122,10 +124,10 @@ class Slot:
         study.failed_starts = 0
         if held.ending is Ending.LOST:
             return False
-        if held.ending is Ending.DRAINED:
+        if ending is Ending.DRAINED:
             held.limit, held.is_limit_started = held.at, True
             return False
-        outcome = CANCELLED if held.ending is Ending.CANCELLED else judge(end, terms, claim.attempt)
+        outcome = CANCELLED if ending is Ending.CANCELLED else judge(end, terms, claim.attempt)
         self._log_end(study, held, end, outcome)
         held.note(outcome, end)
         if held.unsettled_s > _LOOK_S:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -148,3 +150,36 @@ def no_descriptor_is_left() -> Iterator[None]:
     before = len(os.listdir("/proc/self/fd"))
     yield
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_long_output_lets_others_have_their_turn_and_is_whole(tmp_path: Path) -> None:
+    # Given an output of many pieces, and a short one of another slot that comes meanwhile
+    (tmp_path / "mrun_info").mkdir()
+    (tmp_path / "long").write_bytes(bytes(range(256)) * (40 << 12))
+    (tmp_path / "short").write_bytes(b"short")
+    length = (tmp_path / "long").stat().st_size
+    writer = SegmentWriter(str(tmp_path), "w")
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    with (tmp_path / "long").open("rb") as long, (tmp_path / "short").open("rb") as short:
+        async with anyio.create_task_group() as others:
+            others.start_soon(count)
+            async with anyio.create_task_group() as slots:
+                for sample, (size, file) in enumerate(((length, long), (5, short))):
+                    packed = Packed(7, 0, sample, 1, 0, size, 0, 0)
+                    slots.start_soon(writer.append_by_turns, packed, file.fileno(), file.fileno())
+            others.cancel_scope.cancel()
+    writer.close()
+    # I expect both to be as they were, one behind the other
+    assert turns > 20
+    first, second = read_packed(str(tmp_path), 7, [(0, 2)])
+    with Path(first.path).open("rb") as segment:
+        assert segment.read(length) == (tmp_path / "long").read_bytes()
+        assert segment.read() == b"short"
+    assert (first.offset, second.offset) == (0, length)
