@@ -102,7 +102,7 @@ class PackedFiles:
         is_resumed = claim.resume == RESUMES or (
             instance.may_have_started and was_begun(plan.workspace, claim.node, instance.sample, claim.number)
         )
-        bench = self._free.pop() if self._free else self._new_bench()
+        bench = self._free_bench() or self._new_bench()
         try:
             passed = self._scripts.give(instance, bench.directory, bench.memory, is_resumed=is_resumed)
         except BaseException:
@@ -182,7 +182,19 @@ class PackedFiles:
                 writer.close()
                 return
 
+    def _free_bench(self) -> Bench | None:
+        while self._free:
+            bench = self._free.pop()
+            if os.path.isdir(bench.directory):
+                return bench
+            # A script emptied the temporary directory.
+            bench.close()
+        return None
+
     def _new_bench(self) -> Bench:
+        if self._scratch and not os.path.isdir(self._scratch):
+            os.close(self._scratch_fd)
+            self._scratch = ""
         if not self._scratch:
             _remove_abandoned()
             self._scratch = tempfile.mkdtemp(prefix=_PREFIX)

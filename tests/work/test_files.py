@@ -291,12 +291,12 @@ def test_check_tells_inodes_of_all_ways_and_warns_of_what_packed_samples_do_not_
         assert len([text for text in found["warnings"] if "'$(a.workspace)': with 'files: packed'" in text]) == warnings
 
 
-OWN_DIRECTORY = """
+HARMFUL = """
     description: {name: one, description: one step}
     study:
         - name: a
           description: a step
-          run: {cmd: "echo $(X); echo $(X) >> $LEDGER/a; case $(X) in 3*) DEED ;; esac"}
+          run: {cmd: "echo $(X); echo $(X) >> $LEDGER/a; case $(X) in 3*) DEED ;; esac", chunk: 1}
     merlin:
         samples: {file: samples.npy, column_labels: [X], files: WAY}
 """
@@ -305,10 +305,20 @@ OWN_DIRECTORY = """
 @pytest.mark.parametrize("way", ["full", "lean", "packed"])
 @pytest.mark.parametrize("deed", ["rm -rf $PWD", "chmod -R a-w $PWD", "chmod 000 $PWD"])
 def test_sample_that_removes_or_locks_its_directory_runs_once_and_is_finished(lab: Lab, way: str, deed: str) -> None:
-    np.save(lab.directory / "samples.npy", np.arange(10.0))
-    spec = OWN_DIRECTORY.replace("DEED", deed).replace("WAY", way)
-    study = lab.queue(lab.spec(spec))
+    assert_runs_once(lab, HARMFUL.replace("DEED", deed).replace("WAY", way), 10)
+
+
+def test_packed_sample_that_empties_the_temporary_directory_harms_no_other(lab: Lab) -> None:
+    (lab.directory / "tmp").mkdir()
+    lab.environment["TMPDIR"] = str(lab.directory / "tmp")
+    assert_runs_once(lab, HARMFUL.replace("DEED", "rm -rf $TMPDIR/*").replace("WAY", "packed"), 30)
+    assert not list((lab.directory / "tmp").iterdir())
+
+
+def assert_runs_once(lab: Lab, text: str, samples: int) -> None:
+    np.save(lab.directory / "samples.npy", np.arange(float(samples)))
+    study = lab.queue(lab.spec(text))
     worker = lab.work("--queues", "merlin", "--slots", "2", "--exit-when-done")
     assert worker.wait(timeout=60) == 0, lab.logs()
-    assert lab.study(study)["by_step"]["a"]["finished"] == 10
-    assert sorted(lab.ledger("a").values()) == [1] * 10
+    assert lab.study(study)["by_step"]["a"]["finished"] == samples
+    assert sorted(lab.ledger("a").values()) == [1] * samples
