@@ -108,6 +108,8 @@ class Opening(msgspec.Struct, frozen=True):
     run: int = 1
     past: Past = ()
     replaces: str = ""
+    #: The highest claim number that the journals of earlier runs name; those of this run are to be higher.
+    since: int = 0
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -204,6 +206,8 @@ async def enqueue_run(
     keep(opening.study, opening.run, plan)
     staged = await store.submit(key, plan, seal, opening.past)
     facts = await _study_facts(store, key, plan, order)
+    if opening.since:
+        facts += ["since", opening.since]
     await store.commit(key, staged, facts, replaces=opening.replaces)
     return queued_study(key, plan, warnings)
 

@@ -57,7 +57,7 @@ async def reopen(store: Store, seal: Seal, workspace: str | Path, selection: Sel
     if count == 0:
         return Reopened(None, kept.run, 0, total, left)
     remaining = without(fates, again)
-    opening = Opening(kept.study, kept.run + 1, past_of(remaining, again), replaces)
+    opening = Opening(kept.study, kept.run + 1, past_of(remaining, again), replaces, since)
     queued = await _open_run(store, seal, kept, opening, remaining, since)
     return Reopened(queued, kept.run + 1, count, total - count, left)
 
@@ -72,7 +72,7 @@ async def reopen_grown(store: Store, seal: Seal, kept: KeptStudy, plan: Plan) ->
     fates, added = with_added(plan, old)
     again = with_downstream(plan, added)
     remaining = without(fates, again)
-    opening = Opening(kept.study, kept.run + 1, past_of(remaining, again), replaces)
+    opening = Opening(kept.study, kept.run + 1, past_of(remaining, again), replaces, since)
     return await _open_run(store, seal, replace(kept, plan=plan), opening, remaining, since)
 
 

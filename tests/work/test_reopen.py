@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
+from mrun.engine.work.journal import Header, JournalWriter, read_journal
 from tests.lab import Lab
 
 SPEC = """
@@ -187,3 +190,25 @@ def test_new_run_keeps_the_priority_of_the_old_one(lab: Lab, ended: str) -> None
     lab.stop_workers()
     again = lab.json("retry", study, "--step", "a", "--samples", "1")["queued"]["study"]
     assert lab.study(again)["priority"] == 7
+
+
+def test_new_run_counts_on_a_server_whose_clock_is_behind_that_of_the_old_one(lab: Lab, ended: str) -> None:
+    # Given claims that were numbered by a clock an hour ahead, and a server that has lost everything
+    place = Path(lab.study(ended)["workspace"])
+    for path in (place / "mrun_info" / "journal").glob("*.journal"):
+        records = list(read_journal(path))
+        path.unlink()
+        assert isinstance(records[0], Header)
+        writer = JournalWriter(path, records[0])
+        for record in records[1:]:
+            assert not isinstance(record, Header)
+            writer.write(replace(record, claim=record.claim + 3600 * 10**6))
+        writer.close()
+    with closing(lab.server.client()) as client:
+        client.flushall()
+    again = lab.json("restart", place)
+    assert again["again"] == 11
+    lab.work("--queues", "merlin")
+    assert lab.wait_for_end(again["queued"]["study"])["state"] == "finished"
+    # When it is opened once more, I expect that what the second run finished has finished
+    assert lab.json("restart", place)["queued"] is None

@@ -14,12 +14,19 @@ if call('EXISTS', key) == 1 then return 'committed' end
 if call('HLEN', key .. ':plan') ~= fields or call('HLEN', key .. ':past') ~= past_fields then return 'incomplete' end
 local replaced_state = replaced ~= '' and call('HGET', study_key(replaced), 'state')
 if replaced_state == 'running' or replaced_state == 'stopping' then return 'busy' end
+-- Another server may have numbered the claims of earlier runs, by a clock that was ahead of ours. The journals of this run count
+-- only if its claims have higher numbers. What no clock says before the year 2112 is not believed: numbers must not run out.
+local last, since = whole(call('GET', root .. 'claims')), 0
+for i = 5, #ARGV, 2 do
+  if ARGV[i] == 'since' then since = whole(ARGV[i + 1]) end
+end
 local old = call('ZRANGE', root .. 'studies', '-inf', int(now_ms() - KEEP_S * 1000), 'BYSCORE', 'LIMIT', 0, 10)
 
 -- It may have lost its hash, and be in the list all the same.
 if replaced_state or (replaced ~= '' and call('ZSCORE', root .. 'studies', replaced)) then forget_study(replaced) end
 call('HSET', key, 'state', 'running', 'running', 0, 'queued_at_ms', int(wall_ms()), unpack(ARGV, 5))
 worked_on[s] = true
+if since > last and since < 2^52 then call('SET', root .. 'claims', int(since)) end
 call('PERSIST', key .. ':plan')
 call('PERSIST', key .. ':past')
 call('ZADD', root .. 'studies', int(now_ms()), s)
