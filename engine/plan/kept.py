@@ -8,6 +8,7 @@ readable as they are.
 from __future__ import annotations
 
 import os
+import shlex
 import zlib
 from pathlib import Path
 
@@ -65,6 +66,34 @@ def read_kept(workspace: str | Path) -> KeptStudy:
         NotFoundError: it is no workspace of mrun.
         WorkspaceError: the file is damaged, or of another version.
     """
+    kept = _read(workspace)
+    # Where it lies now: it may have been moved, or be seen under another path on this host.
+    plan = msgspec.structs.replace(kept.plan, workspace=str(Path(workspace).resolve()))
+    return msgspec.structs.replace(kept, plan=plan)
+
+
+def read_kept_in_place(workspace: str | Path) -> KeptStudy:
+    """The study of a workspace that is to be run in: its scripts and sample tables name the place where it was queued.
+
+    Raises:
+        WorkspaceError: it was moved from there, or is a copy. And as `read_kept`.
+    """
+    kept, path = _read(workspace), Path(workspace).resolve()
+    queued_at = Path(kept.plan.workspace)
+    try:
+        is_there = queued_at.samefile(path)
+    except OSError:
+        is_there = False
+    if not is_there:
+        # Refused: putting the new path into the texts. A script may have got the old one from a file, or in part.
+        raise WorkspaceError(
+            f"'{path}' was moved, or copied: its scripts name '{queued_at}', where it was queued.",
+            hint=f"Move it back, or leave a link: ln -s {shlex.quote(str(path))} {shlex.quote(str(queued_at))}",
+        )
+    return kept
+
+
+def _read(workspace: str | Path) -> KeptStudy:
     path = Path(workspace, JOURNAL_DIR, _FILE)
     try:
         kept = msgspec.msgpack.decode(_checked(path.read_bytes()), type=KeptStudy)
@@ -78,9 +107,7 @@ def read_kept(workspace: str | Path) -> KeptStudy:
         raise WorkspaceError(f"'{path}' can't be read: {error}.", hint="Queue the study again.") from error
     if kept.version != KEPT_VERSION:
         raise WorkspaceError(f"'{path}' was written by another version of mrun.", hint="Use the version that wrote it.")
-    # Where it lies now: it may have been moved, or be seen under another path on this host.
-    plan = msgspec.structs.replace(kept.plan, workspace=str(Path(workspace).resolve()))
-    return msgspec.structs.replace(kept, plan=plan)
+    return kept
 
 
 def _checked(data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -212,3 +213,20 @@ def test_new_run_counts_on_a_server_whose_clock_is_behind_that_of_the_old_one(la
     assert lab.wait_for_end(again["queued"]["study"])["state"] == "finished"
     # When it is opened once more, I expect that what the second run finished has finished
     assert lab.json("restart", place)["queued"] is None
+
+
+def test_workspace_that_was_moved_or_copied_is_refused_and_a_link_makes_it_whole(lab: Lab, ended: str) -> None:
+    ran(lab)
+    place = Path(lab.study(ended)["workspace"])
+    copy = place.with_name("copy")
+    shutil.copytree(place, copy)
+    lab.mrun("restart", copy, code=3)
+    moved = place.rename(place.with_name("moved"))
+    for words in (("restart",), ("retry",), ("add", "--samplesfile", lab.directory / "samples.npy")):
+        lab.mrun(words[0], moved, *words[1:], code=3)
+    # When a link stands where it was, it may be named by either
+    place.symlink_to(moved)
+    again = lab.json("restart", moved)
+    assert again["again"] == 11
+    lab.wait_for_end(again["queued"]["study"])
+    assert {name: sum(counts.values()) for name, counts in ran(lab).items()} == {"a": 5, "b": 5, "other": 0, "f": 1}
