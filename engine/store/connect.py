@@ -43,6 +43,11 @@ _CROWDED, _UNASKED_S = "max number of clients", 0.5
 #: How answers begin that a server gives for a while: a script of somebody else's runs too long; or was killed, and had
 #: written nothing; the connection was waiting when a replica was promoted; it lacks its primary, or its replicas.
 _PASSING = ("BUSY ", "UNKILLABLE ", "ERR Script killed", "UNBLOCKED ", "MASTERDOWN ", "NOREPLICAS ")
+#: What a server says to AUTH that has no password, over a socket: redis-py takes it for a broken connection there.
+_NO_PASSWORD = "called without any password configured"
+#: How a server refuses what is renamed or forbidden, in a move as well; and how one before 7.0 refuses every move.
+_UNKNOWN_COMMANDS = ("nknown command", "nknown Redis command", "command is not allowed from script")
+_FORBIDDEN_IN_MOVE, _UNREADABLE_MOVE = "ACL failure in script", "Error compiling script"
 _SCHEMES = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss", "unix": "unix"}
 #: Parameters of an address that do not change how mrun talks to the server.
 _PARAMETERS = {
@@ -392,15 +397,14 @@ def _translated(error: redis.exceptions.RedisError, server: str, hint: str) -> M
     """The first kind that fits; redis-py's login and loading errors are connection errors, so they come first."""
     kinds = redis.exceptions
     text = str(error)
-    if isinstance(
-        error, (kinds.AuthenticationError, kinds.AuthorizationError, kinds.AuthenticationWrongNumberOfArgsError)
-    ):
+    login = (kinds.AuthenticationError, kinds.AuthorizationError, kinds.AuthenticationWrongNumberOfArgsError)
+    if isinstance(error, login) or _NO_PASSWORD in text:
         return BrokerError(
             f"{server} refuses the login.",
             hint="Put the right password in MRUN_PASSWORD or in the file that MRUN_PASSWORD_FILE names; a user goes "
             "into the address: redis://USER@HOST.",
         )
-    if isinstance(error, kinds.NoPermissionError):
+    if isinstance(error, kinds.NoPermissionError) or _FORBIDDEN_IN_MOVE in text:
         return BrokerError(
             f"{server} does not permit its user what mrun needs: {text}.",
             hint="Give the user `+@all` on the keys of the namespace (`~{mrun}:*`), or use another.",
@@ -462,4 +466,13 @@ def _refusal(error: redis.exceptions.RedisError, server: str, text: str) -> Mrun
         return NotFoundError(f"{server} has no such stream or group any more: {text}.", hint="Look again.")
     if isinstance(error, (kinds.ClusterDownError, kinds.TryAgainError)) or text.startswith(_PASSING):
         return BrokerAwayError(f"{server} can't answer now: {text}.", hint="Try again in a moment.")
+    if any(words in text for words in _UNKNOWN_COMMANDS):
+        return BrokerError(
+            f"{server} does not know a command that mrun needs: {text.partition(', with args')[0]}.",
+            hint="Take `rename-command` out of its configuration, or name another server.",
+        )
+    if _UNREADABLE_MOVE in text:
+        return BrokerError(
+            f"{server} can't read the scripts of mrun: it is too old.", hint="Use Valkey, or Redis 7 or newer."
+        )
     return MrunError(f"{server} refused a command of mrun: {text}.", hint="This is a bug in mrun: please report it.")

@@ -336,7 +336,13 @@ async def test_blocking_connection_waits_longer_than_others(shared_server: TestS
         (exceptions.InvalidResponse("x"), BrokerError, "not as a Redis"),
         (exceptions.ResponseError("NOGROUP No such key"), NotFoundError, "no such stream or group"),
         (exceptions.ResponseError("no such key"), NotFoundError, "no such stream or group"),
-        (exceptions.ResponseError("ERR unknown command"), MrunError, "ERR unknown command"),
+        (exceptions.ResponseError("ERR something new"), MrunError, "ERR something new"),
+        (exceptions.ResponseError("unknown command 'INFO', with args beginning"), BrokerError, "command 'INFO'."),
+        (exceptions.ResponseError("ERR Unknown Redis command called from script"), BrokerError, "does not know"),
+        (exceptions.ResponseError("This Redis command is not allowed from script"), BrokerError, "does not know"),
+        (exceptions.ResponseError("ACL failure in script: User u has no permissions"), BrokerError, "does not permit"),
+        (exceptions.ResponseError("Error compiling script: unexpected symbol near '#'"), BrokerError, "too old"),
+        (exceptions.ConnectionError("AUTH called without any password configured"), BrokerError, "the login"),
     ],
 )
 def test_redis_exceptions_become_errors_of_mrun(error: Exception, kind: type[MrunError], words: str):
