@@ -197,8 +197,10 @@ class _Runner:
         words = [sys.executable, "-m", "mrun", "--namespace", settings.namespace, "work"]
         words += ["--queues", ",".join(queues), "--study", study, "--exit-when-done"]
         environment = dict(os.environ) | {"MRUN_PARENT": str(os.getpid()), "MRUN_DURABILITY": settings.durability}
-        if self._broker.is_own or settings.broker is not None:
-            environment["MRUN_BROKER"] = self._broker.url
+        # As it was named: the broker's own address does not tell the user.
+        address = settings.broker or (self._broker.url if self._broker.is_own else None)
+        if address is not None:
+            environment["MRUN_BROKER"] = address
         with self._log_path.open("ab") as log:
             # A session of its own: Ctrl-C comes to this process only, which passes it on.
             worker = subprocess.Popen(

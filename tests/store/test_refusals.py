@@ -214,3 +214,18 @@ async def test_worker_ends_with_one_sentence_where_nothing_heals(own_server: Tes
             await IdleWorker(store, "w").beat()
     assert caught.value.exit_code == ExitCode.BROKER
     assert not caught.value.is_retryable
+
+
+def test_worker_of_mrun_run_logs_in_as_the_user_of_the_address(server: TestServer, tmp_path: Path) -> None:
+    with contextlib.closing(server.client()) as client:
+        client.execute_command("ACL", "SETUSER", "anna", "on", ">secret", "~{mrun}:*", "+@all")
+    lab = Lab(tmp_path, server)
+    lab.environment |= {"MRUN_BROKER": f"unix://anna@{server.socket}", "MRUN_PASSWORD": "secret"}
+    spec = lab.spec(
+        """
+        description: {name: one, description: x}
+        study: [{name: a, description: x, run: {cmd: echo a >> $LEDGER/a}}]
+        """
+    )
+    lab.mrun("run", spec)
+    assert lab.ledger("a")["a"] == 1
