@@ -46,6 +46,10 @@ _KINDS = {"past": (Fate.FINISHED,), "pastf": (Fate.FAILED,), "pastb": (Fate.FAIL
 #: What came to no end, and what the store calls it when it is not to run: it was cancelled with its study.
 _LEFT_KIND = {"pastc": (Fate.NONE, Fate.BEGUN)}
 
+#: What zipfile and numpy raise for a damaged archive; RuntimeError where a bit says that it is encrypted, or compressed
+#: in a way that they do not know.
+_BASE_DAMAGES = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
 #: For each node an array of `Fate`, uint8, shape (samples of the node,).
 Fates = list[npt.NDArray[np.uint8]]
 
@@ -131,7 +135,7 @@ def read_fates(plan: Plan, run: int = 1) -> tuple[Fates, int]:
     count. A later run begins with its base (see `keep_base`). Memory: a byte for each sample of each node.
 
     Raises:
-        WorkspaceError: the base of the run is missing or damaged.
+        WorkspaceError: the base of the run is missing or damaged, or a journal can't be read.
     """
     fates, since = _read_base(plan, run)
     claimed: dict[int, Claimed] = {}
@@ -186,7 +190,7 @@ def _read_base(plan: Plan, run: int) -> tuple[Fates, int]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as base:
             return [base[str(node)].copy() for node in range(len(plan.nodes))], int(base["since"])
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except _BASE_DAMAGES as error:
         raise WorkspaceError(f"'{path}' can't be read: {error}.", hint="Queue the study again.") from error
 
 

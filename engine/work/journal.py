@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -98,8 +99,19 @@ class JournalWriter:
 
 
 def read_journal(path: Path) -> Iterator[Record]:
-    """The records of one file, up to the first torn or damaged frame."""
-    data = path.read_bytes()
+    """The records of one file, up to the first torn or damaged frame.
+
+    Raises:
+        WorkspaceError: it can't be read at all, which says nothing of what it tells: who knows more may mend it.
+    """
+    hint = "Mend that; or move it away, and what only it tells is run again."
+    try:
+        # A pipe would be waited for.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise WorkspaceError(f"The journal '{path}' is no file.", hint=hint)
+        data = path.read_bytes()
+    except OSError as error:
+        raise WorkspaceError(f"The journal '{path}' can't be read: {error.strerror}.", hint=hint) from error
     at = 0
     while at + _FRAME.size <= len(data):
         length, checksum = _FRAME.unpack_from(data, at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import msgspec
@@ -156,3 +157,16 @@ def test_what_never_ended_and_is_not_to_run_is_left_as_cancelled(fates: list[Fat
             bitmap = value.partition(b" ")[2]
             left = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=len(fates)) == 1 if bitmap else ~left
     assert left.tolist() == (~runs & (own <= B)).tolist()
+
+
+def test_base_with_any_byte_changed_is_one_sentence_or_harmless(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    base = [np.array([F, F, N, N, F, F], np.uint8), np.array([N], np.uint8)]
+    keep_base(plan, 2, base, 7)
+    path = tmp_path / "mrun_info" / "run-2.npz"
+    sound = path.read_bytes()
+    for at in range(len(sound)):
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 0xFF]) + sound[at + 1 :])
+        with contextlib.suppress(WorkspaceError):
+            fates, since = read_fates(plan, 2)
+            assert ([own.tolist() for own in fates], since) == ([own.tolist() for own in base], 7)

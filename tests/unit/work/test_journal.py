@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mrun.engine.errors import WorkspaceError
 from mrun.engine.work.journal import Claimed, Header, JournalWriter, Record, Settled, Void, read_journal
 
 RECORDS: list[Record] = [
@@ -73,3 +76,11 @@ def test_record_of_which_a_full_disk_took_a_part_is_taken_back(tmp_path: Path) -
     writer.close()
     # I expect what is written then to be read
     assert list(read_journal(path)) == [header, settled]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_journal_that_can_not_be_read_is_one_sentence(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "w.journal"
+    make(path)
+    with pytest.raises(WorkspaceError, match=r"w\.journal"):
+        list(read_journal(path))
