@@ -15,6 +15,8 @@ import tempfile
 from collections import OrderedDict
 from pathlib import Path
 
+import anyio.lowlevel
+
 from mrun.engine.records import RESUMES
 from mrun.engine.work.descriptors import high, size_of
 from mrun.engine.work.files import Ended, Instance, Ready, make_directory
@@ -25,6 +27,8 @@ from mrun.engine.work.segments import Packed, SegmentWriter, was_begun
 #: Workspaces whose segments are kept open; the least recently used is closed, and goes on in a new segment.
 _WORKSPACES_MOST = 16
 _PREFIX = "mrun-scratch-"
+#: So many files are deleted at once: the event loop waits for it.
+_DELETED_AT_ONCE = 256
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
 
 
@@ -61,6 +65,19 @@ class Bench:
         except OSError:
             return False
         return True
+
+    async def clear_by_turns(self) -> None:
+        """Delete what may be many files; other duties of the worker, and first of all its beat, have their turn."""
+        deleted = 0
+        with contextlib.suppress(OSError):
+            if not os.listdir(self.directory):
+                return
+            for path, directories, files in os.walk(self.directory, topdown=False):
+                for name in (*files, *directories):
+                    _delete(f"{path}/{name}")
+                    deleted += 1
+                    if deleted % _DELETED_AT_ONCE == 0:
+                        await anyio.lowlevel.checkpoint()
 
     def close(self) -> None:
         """It is used no more."""
@@ -138,6 +155,8 @@ class PackedFiles:
         packed = Packed(claim.node, claim.attempt, sample, claim.number, 0, out, err, ended.end.code)
         bench.is_shared = ended.process.has_left_others
         await self._writer(ready.instance.study.plan.workspace).append_by_turns(packed, bench.out, bench.err)
+        if not bench.is_shared:
+            await bench.clear_by_turns()
 
     def release(self, ready: Ready) -> None:
         """Empty the bench for the next sample."""
@@ -203,6 +222,14 @@ class PackedFiles:
             fcntl.flock(self._scratch_fd, fcntl.LOCK_EX)
         self._made += 1
         return Bench(self._made - 1, self._scratch)
+
+
+def _delete(path: str) -> None:
+    """A file, a link, or a directory that is empty."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        os.rmdir(path)
+    else:
+        os.unlink(path)
 
 
 def _remove_abandoned() -> None:

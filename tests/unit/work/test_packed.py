@@ -1,0 +1,39 @@
+"""The bench of a packed sample is emptied, whatever is in it, and the worker's other duties go on meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+
+from mrun.engine.work.packed import Bench
+
+
+async def test_many_files_are_deleted_by_turns(tmp_path: Path) -> None:
+    # Given files at several depths, and links to what is not the sample's
+    bench = Bench(0, str(tmp_path))
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "kept").touch()
+    deep = Path(bench.directory, "deep", "deeper")
+    deep.mkdir(parents=True)
+    (deep / "link").symlink_to(tmp_path / "others")
+    (deep / "dangling").symlink_to("nowhere")
+    for number in range(2000):
+        Path(bench.directory, "deep", str(number)).touch()
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as others:
+        others.start_soon(count)
+        await bench.clear_by_turns()
+        others.cancel_scope.cancel()
+    assert turns >= 5
+    assert list(Path(bench.directory).iterdir()) == []
+    assert (tmp_path / "others" / "kept").exists()
+    bench.close()
