@@ -396,7 +396,7 @@ def _warnings(facts: Mapping[str, Any], flush_policy: str) -> Iterator[str]:
 def _translated(error: redis.exceptions.RedisError, server: str, hint: str) -> MrunError:
     """The first kind that fits; redis-py's login and loading errors are connection errors, so they come first."""
     kinds = redis.exceptions
-    text = str(error)
+    text = str(error).rstrip(".")
     login = (kinds.AuthenticationError, kinds.AuthorizationError, kinds.AuthenticationWrongNumberOfArgsError)
     if isinstance(error, login) or _NO_PASSWORD in text:
         return BrokerError(

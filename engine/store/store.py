@@ -237,10 +237,16 @@ class Store:
         return await self._lastingly(move, lambda answer: answer.ended_nodes > 0)
 
     async def hand_back(
-        self, worker: str, claim: Claim, lo: int, *, is_started: bool = False, slow_ms: int = 0
+        self, worker: str, claim: Claim, lo: int, *, is_started: bool = False, is_loss: bool = False, slow_ms: int = 0
     ) -> bool:
-        """Return [lo, hi) of a claim unrun. False: it was not this worker's any more."""
-        answer = await self.run("hand_back", worker, claim.text, lo, int(is_started), slow_ms)
+        """Return [lo, hi) of a claim unrun. False: it was not this worker's any more.
+
+        Args:
+            is_started: the first of them had been started.
+            is_loss: and its worker was killed under it.
+            slow_ms: so long has the sample before them run, if that is too long for a bite.
+        """
+        answer = await self.run("hand_back", worker, claim.text, lo, int(is_started), slow_ms, int(is_loss))
         return bool(answer == b"ok")
 
     async def beat(

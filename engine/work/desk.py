@@ -60,6 +60,8 @@ class Desk:
         #: Studies that this worker does not want any more, and why.
         self.refused: dict[str, str] = {}
         self.stop = Stop.NONE
+        #: It was killed by halves: what ran has lost a worker, as if all of it had been killed.
+        self.has_lost_guard = False
         self.drain_asked, self.end_asked = anyio.Event(), anyio.Event()
         #: A claim has ended, or should be settled or handed back now.
         self.settle_wanted = Nudge()

@@ -86,8 +86,9 @@ class Settler:
             if limit >= held.hi or held.is_lost or held.settled > limit:
                 continue
             is_ours = await self._store.hand_back(
-                self._desk.worker, held.claim, limit, is_started=held.is_limit_started, slow_ms=held.slow_ms
-            )
+                self._desk.worker, held.claim, limit, is_started=held.is_limit_started,
+                is_loss=self._desk.has_lost_guard, slow_ms=held.slow_ms,
+            )  # fmt: skip
             held.hi = limit
             if not is_ours:
                 held.end_now(Ending.LOST)

@@ -267,5 +267,7 @@ class Worker:
         """Without a guard nothing would end the steps if this process died: so end them now."""
         await anyio.wait_readable(link.life_fd)
         log.error("guard_died", does="ends its samples and hands them back")
+        # A script that kills its guard would otherwise take one worker after another with it. Who drains is excused.
+        self._desk.has_lost_guard = self._desk.stop is Stop.NONE
         self._desk.ask_stop(Stop.NOW)
         self._desk.ask_stop(Stop.NOW)

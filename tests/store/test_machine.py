@@ -124,13 +124,13 @@ class StoreMachine(Checks, RuleBasedStateMachine):
         self._settle(worker, wanted, is_twice)
 
     @precondition(lambda self: any(self.known.values()))
-    @rule(data=st.data(), is_started=st.booleans(), is_twice=st.booleans())
-    def hand_back(self, data, is_started, is_twice) -> None:
+    @rule(data=st.data(), is_started=st.booleans(), is_loss=st.booleans(), is_twice=st.booleans())
+    def hand_back(self, data, is_started, is_loss, is_twice) -> None:
         worker = data.draw(st.sampled_from([w for w in WORKERS if self.known[w]]))
         number = data.draw(st.sampled_from(sorted(self.known[worker])))
         believed = self.known[worker][number]
         lo = data.draw(st.integers(believed.lo, believed.hi - 1))
-        words = ("hand_back", worker, str(number), lo, int(is_started), 0)
+        words = ("hand_back", worker, str(number), lo, int(is_started), 0, int(is_loss))
         answer = self.moves.run(*words)
         truth = self.held.get(worker, {}).get(number)
         assert answer == (b"ok" if truth else b"lost")
@@ -140,6 +140,7 @@ class StoreMachine(Checks, RuleBasedStateMachine):
             promise = self.promises[truth.study]
             if is_started:
                 promise.pasts[truth.node, lo] = replace(promise.past(truth.node, lo), resume=1)
+                self._lose(Held(truth.study, truth.node, lo, lo + 1), int(is_loss))
             self._cut(self.held[worker], number, lo)
         self._cut(self.known[worker], number, lo)
 

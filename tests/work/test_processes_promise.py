@@ -210,3 +210,14 @@ def test_step_that_is_to_end_is_not_given_more_time_by_its_walltime(lab: Lab) ->
     # I expect the step to be handed back
     assert worker.wait(timeout=20) == 0, lab.logs()
     assert lab.study(study)["by_step"]["a"]["ready"] == 1
+
+
+def test_sample_that_kills_the_guard_of_one_worker_after_another_is_dead(lab: Lab) -> None:
+    # Given a sample whose script kills the parent of its parent: that of the engine
+    cmd = "kill -9 $(awk '/PPid/ {print $2}' /proc/$PPID/status); sleep 600; : $(X)"
+    study = queue(lab, cmd, 1, "max_losses: 2")
+    for _ in range(2):
+        assert lab.work("--queues", "merlin", "--slots", "1").wait(timeout=30) == -9
+        wait_until(lambda: not lab.leftovers(), "nothing of it is left")
+    status = lab.wait_for_end(study)
+    assert [(one["sample"], one["reason"]) for one in status["failed_samples"]] == [(0, "lost 2 workers")]

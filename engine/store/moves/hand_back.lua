@@ -1,12 +1,14 @@
 #!lua flags=allow-oom
--- hand_back: return the end of a claim, unrun. Attempt and losses stay as they are.
+-- hand_back: return the end of a claim, unrun. Attempt and losses stay as they are, but for a loss that is told.
 --
 -- KEYS[1] root; ARGV[1] worker, [2] claim, [3] from which sample, [4] 1 if that sample had been started (it resumes),
---   [5] milliseconds that the sample before it has run, if it runs too long for a bite: the node's bite falls to 1; else 0.
+--   [5] milliseconds that the sample before it has run, if it runs too long for a bite: the node's bite falls to 1; else 0,
+--   [6] 1 if the sample that had been started lost its worker, which was killed under it; else 0.
 -- Returns 'ok', or 'lost' if the claim is not this worker's.
 -- Invariant: [from, hi) is in a stream again, or dropped if the study takes no more. Idempotent. Cost: O(1).
 
 local w, claim, from, is_started, slow_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', tonumber(ARGV[5])
+local loss = is_started and tonumber(ARGV[6]) or 0
 local r = read_claim(w, claim)
 if not r then return 'lost' end
 if from >= r.hi then return 'ok' end
@@ -21,6 +23,6 @@ if is_started and r.hi - from > 1 then
   give_back(w, claim, r, from + 1, r.losses)
   r = read_claim(w, claim)
 end
-if r then give_back(w, claim, r, from, r.losses, is_started and 1) end
+if r then give_back(w, claim, r, from, r.losses + loss, is_started and 1) end
 finish_move()
 return 'ok'
