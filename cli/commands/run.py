@@ -171,7 +171,11 @@ class _Runner:
         if self._interrupted is not None:
             self._note_left(ended, "interrupted")
             return 128 + self._interrupted
-        code = max(worker.returncode for worker in self._workers)
+        codes = [worker.returncode for worker in self._workers]
+        if killed_by := next(filter(None, map(_killer, codes)), ""):
+            self._note_left(ended, f"the worker was killed by {killed_by}")
+            return int(ExitCode.TERMINATED)
+        code = max(codes)
         if code == ExitCode.DONE:
             # By `mrun stop`, or by a step that ended with 105 (STOP_WORKERS).
             self._note_left(ended, "the worker was asked to stop")
@@ -253,6 +257,12 @@ class _Runner:
         except OSError:
             return "its log can't be read"
         return "\n".join([line for line in lines if not line.startswith("{")][-_TAIL_LINES:] or lines[-1:])
+
+
+def _killer(code: int) -> str:
+    """The signal that killed a worker: its guard, or its engine, which the guard tells as 128 + n; empty: none."""
+    number = -code if code < 0 else code - 128
+    return signal.Signals(number).name if number in set(signal.Signals) else ""
 
 
 def _squeezed_line(plan: Plan, has: Inventory) -> str:

@@ -189,6 +189,19 @@ def test_run_whose_worker_is_stopped_leaves_the_study_queued(home: Home) -> None
     assert "the worker was asked to stop; the study stays queued" in done.stderr
 
 
+def test_run_whose_worker_is_killed_says_so_and_leaves_the_study_queued(home: Home) -> None:
+    home.write("samples.csv", "1\n2\n")
+    home.write("spec.yaml", GATED)
+    process = home.start("run", "spec.yaml", "--slots", "1")
+    place = wait_until(lambda: started(home), "a sample runs")[0]
+    script = int(wait_until(place.read_text, "it says its number"))
+    # When the engine, its parent, is killed
+    os.kill(int(Path(f"/proc/{script}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    done = ended(process)
+    assert done.returncode == 143
+    assert "the worker was killed by SIGKILL; the study stays queued" in done.stderr
+
+
 def test_run_that_is_cancelled_ends_with_7(home: Home) -> None:
     home.write("samples.csv", "1\n2\n")
     home.write("spec.yaml", GATED)
