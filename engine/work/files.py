@@ -16,7 +16,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -169,7 +170,7 @@ class FullFiles:
         if ended.is_finished:
             marker = f"{ready.directory}/{MARKER}"
             workspace = ready.instance.study.plan.workspace
-            keep_within(ready.directory, workspace, lambda: os.close(os.open(marker, _OPEN_MARKER, 0o666)))
+            await keep_within(ready.directory, workspace, partial(_leave_marker, marker))
 
     def release(self, ready: Ready) -> None:
         """Nothing is held."""
@@ -198,7 +199,7 @@ def make_directory(path: str, workspace: str) -> bool:
     return True
 
 
-def keep_within(directory: str, workspace: str, keep: Callable[[], None]) -> None:
+async def keep_within(directory: str, workspace: str, keep: Callable[[], Awaitable[None]]) -> None:
     """Keep something in a sample's directory, whatever its script did to that: removed it, or made it read-only.
 
     It has run, and would do the same again: to hand it back, as when a disk is full, would run it for ever.
@@ -207,17 +208,21 @@ def keep_within(directory: str, workspace: str, keep: Callable[[], None]) -> Non
         OSError: it can't be kept, and that is not the script's doing.
     """
     try:
-        keep()
+        await keep()
     except FileNotFoundError:
         make_directory(directory, workspace)
-        keep()
+        await keep()
     except PermissionError:
         mode = stat.S_IMODE(os.stat(directory).st_mode)
         os.chmod(directory, mode | stat.S_IRWXU)
         try:
-            keep()
+            await keep()
         finally:
             os.chmod(directory, mode)
+
+
+async def _leave_marker(path: str) -> None:
+    os.close(os.open(path, _OPEN_MARKER, 0o666))
 
 
 def move_aside(path: str, claim: int) -> None:

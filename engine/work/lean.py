@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.records import RESUMES, Claim
-from mrun.engine.work.descriptors import copy, high, size_of
+from mrun.engine.work.descriptors import copy_by_turns, high, size_of
 from mrun.engine.work.files import Ended, Instance, Ready, keep_within, make_directory, move_aside
 from mrun.engine.work.script_memory import ScriptMemory
 from mrun.engine.work.scripts import PassedScript, ScriptPasser, keep_node_scripts
@@ -44,11 +44,11 @@ class Spool:
         os.rename(self._path, target)
         self._renew()
 
-    def append_to(self, target: str, *, is_shared: bool) -> None:
+    async def append_to(self, target: str, *, is_shared: bool) -> None:
         """Add what was written to a file that is there. `is_shared`: somebody may still write; let him."""
         fd = os.open(target, _APPEND, 0o666)
         try:
-            copy(self.fd, fd, size_of(self.fd))
+            await copy_by_turns(self.fd, fd, size_of(self.fd))
         finally:
             os.close(fd)
         if is_shared:
@@ -172,7 +172,7 @@ class LeanFiles:
         for spool, target, had in zip(ready.seat.spools, ready.targets, ready.seat.had, strict=True):
             if is_shared or size_of(spool.fd):
                 place = partial(_place, spool, target, claim, had=had, is_lost=ended.is_lost, is_shared=is_shared)
-                keep_within(ready.directory, ready.instance.study.plan.workspace, place)
+                await keep_within(ready.directory, ready.instance.study.plan.workspace, place)
         ready.seat.is_clean = not is_shared
 
     def release(self, ready: Ready) -> None:
@@ -267,7 +267,7 @@ def _enter(directory: str, workspace: str, mode: int | None) -> bool:
     return False
 
 
-def _place(spool: Spool, target: str, claim: Claim, *, had: bool, is_lost: bool, is_shared: bool) -> None:
+async def _place(spool: Spool, target: str, claim: Claim, *, had: bool, is_lost: bool, is_shared: bool) -> None:
     """Put a stream's text where its sample has it; texts of two executions that overlap never mix."""
     if not is_lost and os.path.exists(target) != had:
         # Another execution of this sample has ended since this one began: the one that is the older by losses was lost.
@@ -279,7 +279,7 @@ def _place(spool: Spool, target: str, claim: Claim, *, had: bool, is_lost: bool,
     elif is_lost:
         target, had = f"{target}.lost-{claim.number}", False
     if had:
-        spool.append_to(target, is_shared=is_shared)
+        await spool.append_to(target, is_shared=is_shared)
     else:
         spool.give(target)
 

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from mrun.engine.records import Claim
@@ -28,7 +29,11 @@ def place(spool: Spool, directory: Path, *, losses: int = 0, had: bool = False, 
     """Place it; what is in the directory then, but for the spool."""
     target = directory / "a.out"
     flags = {"is_lost": False, "is_shared": False} | more
-    _place(spool, str(target), Claim(9, "study", 0, 0, 1, 0, losses, 0), had=had, **flags)
+
+    async def go() -> None:
+        await _place(spool, str(target), Claim(9, "study", 0, 0, 1, 0, losses, 0), had=had, **flags)
+
+    anyio.run(go)
     return {path.name: path.read_text() for path in directory.iterdir() if path.name.startswith("a.")}
 
 
