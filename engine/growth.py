@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from mrun.engine.enqueue import Queued, queued_study, step_facts
 from mrun.engine.errors import BrokerError, NotFoundError, UsageError, WorkspaceError
-from mrun.engine.plan.kept import KeptStudy, keep, read_kept_in_place, run_key
+from mrun.engine.plan.kept import KeptStudy, keep, opened, run_key
 from mrun.engine.plan.model import Plan, SampleTable
 from mrun.engine.plan.paths import MAX_LISTED_PATHS
 from mrun.engine.plan.places import INFO_DIR
@@ -61,13 +61,17 @@ async def add_samples(store: Store, seal: Seal, workspace: str | Path, path: str
 
     Raises:
         NotFoundError: it is no workspace of a study.
-        UsageError: the study has no samples, or can't have more of them.
+        UsageError: the study has no samples, can't have more of them, or another command opens it.
         WorkspaceError: it is not where it was queued, or is damaged.
         StillRunningError: it runs, and something has begun that waited for all samples that there were.
         SpecError: the file is unfit.
         BrokerError: the server refused or went away.
     """
-    kept = await _as_the_server_has_it(store, read_kept_in_place(workspace))
+    with opened(workspace) as kept:
+        return await _add(store, seal, await _as_the_server_has_it(store, kept), path, is_lenient=is_lenient)
+
+
+async def _add(store: Store, seal: Seal, kept: KeptStudy, path: str, *, is_lenient: bool) -> Added:
     table = _check_growing(kept)
     warnings: list[str] = []
     directory = _new_directory(kept.plan.workspace)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from mrun.engine.enqueue import Opening, Order, Queued, enqueue_run
 from mrun.engine.errors import NotFoundError, UsageError
 from mrun.engine.plan.downstream import with_downstream
-from mrun.engine.plan.kept import KeptStudy, read_kept_in_place, run_key
+from mrun.engine.plan.kept import KeptStudy, opened, run_key
 from mrun.engine.plan.model import Plan
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
@@ -44,11 +44,15 @@ async def reopen(store: Store, seal: Seal, workspace: str | Path, selection: Sel
 
     Raises:
         NotFoundError: it is no workspace of a study; or the study has no step of a name that was selected.
-        UsageError: the study has not ended.
+        UsageError: the study has not ended, or another command opens it.
         WorkspaceError: it is not where it was queued, or is damaged.
         BrokerError: the server refused or went away; nothing has changed then.
     """
-    kept = read_kept_in_place(workspace)
+    with opened(workspace) as kept:
+        return await _reopen(store, seal, kept, selection)
+
+
+async def _reopen(store: Store, seal: Seal, kept: KeptStudy, selection: Selection) -> Reopened:
     replaces = await ended_run(store, kept)
     fates, since = read_fates(kept.plan, kept.run)
     again = with_downstream(kept.plan, select(kept.plan, fates, selection))

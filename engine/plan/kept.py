@@ -7,19 +7,22 @@ readable as they are.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shlex
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from mrun.engine.errors import NotFoundError, WorkspaceError
+from mrun.engine.errors import NotFoundError, UsageError, WorkspaceError
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
 
 KEPT_VERSION = 1
-_FILE = "study.mrun"
+_FILE, _LOCK = "study.mrun", "opening.lock"
 #: Stands at the end of the file, before the checksum; files of mrun 0.1 end without.
 _MARK, _CHECKSUM_BYTES = b"crc:", 4
 
@@ -72,12 +75,44 @@ def read_kept(workspace: str | Path) -> KeptStudy:
     return msgspec.structs.replace(kept, plan=plan)
 
 
-def read_kept_in_place(workspace: str | Path) -> KeptStudy:
-    """The study of a workspace that is to be run in: its scripts and sample tables name the place where it was queued.
+@contextlib.contextmanager
+def opened(workspace: str | Path) -> Iterator[KeptStudy]:
+    """The study of a workspace that is to be opened again, or to grow: by this process, and meanwhile by no other.
+
+    Two that did so at once would write the same files and lay down the same run. A host that can't lock files there
+    keeps nobody out.
 
     Raises:
-        WorkspaceError: it was moved from there, or is a copy. And as `read_kept`.
+        UsageError: another process is about to.
+        WorkspaceError: it was moved from where it was queued, is a copy, or can't be written. And as `read_kept`.
     """
+    _read_in_place(workspace)
+    path = Path(workspace, JOURNAL_DIR, _LOCK)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise WorkspaceError(f"'{path}' can't be written: {error.strerror}.") from error
+    try:
+        with contextlib.suppress(OSError):
+            _lock(fd, workspace)
+        # Only now: another one may have opened it meanwhile.
+        yield _read_in_place(workspace)
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int, workspace: str | Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"Another command is about to open the study of '{workspace}' again.",
+            hint="Let it end, then look: mrun status",
+        ) from error
+
+
+def _read_in_place(workspace: str | Path) -> KeptStudy:
+    """Its scripts and sample tables name the place where it was queued."""
     kept, path = _read(workspace), Path(workspace).resolve()
     queued_at = Path(kept.plan.workspace)
     try:

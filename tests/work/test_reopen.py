@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from collections import Counter
 from contextlib import closing
@@ -230,3 +231,15 @@ def test_workspace_that_was_moved_or_copied_is_refused_and_a_link_makes_it_whole
     assert again["again"] == 11
     lab.wait_for_end(again["queued"]["study"])
     assert {name: sum(counts.values()) for name, counts in ran(lab).items()} == {"a": 5, "b": 5, "other": 0, "f": 1}
+
+
+def test_workspace_is_opened_again_by_one_command_at_a_time(lab: Lab, ended: str) -> None:
+    place = Path(lab.study(ended)["workspace"])
+    # Given one that is about to
+    with (place / "mrun_info" / "opening.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for words in (("restart",), ("retry", "--failed"), ("add", "--samplesfile", lab.directory / "samples.npy")):
+            lab.mrun(words[0], place, *words[1:], code=2)
+        assert [one["study"] for one in lab.json("status")] == [ended]
+    # When it has ended, I expect the next one to do it
+    assert lab.json("restart", place)["again"] == 11
