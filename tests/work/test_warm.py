@@ -345,7 +345,7 @@ async def test_nul_is_refused_as_the_kernel_would(bench: Bench) -> None:
         bench.start("true", X="a\0b")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     value=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
     name=st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=40),

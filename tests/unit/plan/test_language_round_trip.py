@@ -76,7 +76,7 @@ def with_workspace_of(plan: Plan, other: Plan) -> Plan:
     return msgspec.structs.replace(moved, spec_path=other.spec_path, samples=other.samples, warnings=other.warnings)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     texts(STUDY_TOKENS, OUTSIDE_SCRIPTS),
     texts([*STUDY_TOKENS, "$(V)"], OUTSIDE_SCRIPTS),
@@ -109,7 +109,7 @@ def test_the_expanded_copy_is_the_same_study(v, w, cmd, restart, values, queue):
 NAMES = {"$(A)": "value", "$(A.label)": "label", "$(X)": "x", "$(Y)": "y", "$(y)": "y", "$(V)": "v", "$(W)": "w"}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.sampled_from(HARD) | letters | st.sampled_from(sorted(NAMES)), min_size=1, max_size=12),
     *[st.lists(st.sampled_from(HARD) | letters, max_size=5).map("".join) for _ in range(2)],

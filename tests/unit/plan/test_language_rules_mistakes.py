@@ -279,7 +279,7 @@ def test_all_mistakes_at_once_are_all_told(area):
     assert_all_are_told(area, NAMES)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(NAMES), unique=True, min_size=2, max_size=15))
 @example(["circle of variables", "unknown token", "no sample file", "number of processes"])
 def test_any_mistakes_together_are_all_told(area, names):

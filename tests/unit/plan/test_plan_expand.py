@@ -212,7 +212,7 @@ def studies(draw):
     return draw(st.permutations(steps)), rows
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(studies())
 def test_expansion_agrees_with_the_model(study):
     steps, rows = study

@@ -208,7 +208,7 @@ def test_uneven_rows_are_refused_with_their_line(tmp_path):
 _CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=5).map(str.strip)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 3).flatmap(lambda width: st.lists(st.tuples(*[_CELLS] * width), min_size=1, max_size=8)))
 def test_conversion_agrees_with_the_csv_module(tmp_path_factory, rows):
     directory = tmp_path_factory.mktemp("converted")

@@ -61,7 +61,7 @@ def best(executions: list[Written]) -> dict[int, tuple[int, bytes, bytes]]:
 
 
 @given(st.data(), WRITTEN)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_segment_and_an_index_cut_at_any_byte_give_what_was_whole(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, executions: list[Written]
 ) -> None:
