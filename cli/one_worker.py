@@ -92,7 +92,8 @@ def step_environment(environment: Mapping[str, str], settings: Settings, broker:
     own = {"MRUN_NAMESPACE": settings.namespace, "MRUN_PYTHON": sys.executable}
     own["MRUN_DURABILITY"] = settings.durability
     if settings.broker is not None or broker.is_own:
-        own["MRUN_BROKER"] = broker.url
+        # As it was named: the broker's own address does not tell the user.
+        own["MRUN_BROKER"] = settings.broker or broker.url
     path = [*environment.get("PATH", os.defpath).split(os.pathsep), str(Path(sys.executable).parent)]
     inherited = {name: value for name, value in environment.items() if name not in _OWN_VARIABLES}
     return inherited | own | {"PATH": os.pathsep.join(dict.fromkeys(path))}

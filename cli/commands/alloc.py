@@ -14,7 +14,15 @@ from mrun.cli.alloc_rows import AllocRow, alloc_rows, show_allocs
 from mrun.cli.alloc_words import AllocWords, desk_of, reach_warnings, scheduler_of, terms_of, terms_options
 from mrun.cli.confirm import confirm
 from mrun.cli.durations import as_duration_s
-from mrun.cli.invocation import COMMAND_PATIENCE_S, Invocation, Session, current_dir, takes_invocation, takes_said
+from mrun.cli.invocation import (
+    COMMAND_PATIENCE_S,
+    Invocation,
+    Session,
+    address_for_children,
+    current_dir,
+    takes_invocation,
+    takes_said,
+)
 from mrun.cli.logs import set_up_logging
 from mrun.cli.output import Output
 from mrun.cli.shown import counted
@@ -253,8 +261,8 @@ def run_duty(
 def _place(settings: Settings, broker: Broker | None) -> JobPlace:
     """Where jobs go. What tells them the server is in variables; a password is only where this command has its own."""
     variables = {"MRUN_NAMESPACE": settings.namespace}
-    if broker is not None and (broker.is_own or settings.origins["broker"].startswith("option ")):
-        variables["MRUN_BROKER"] = broker.url
+    if broker is not None and (address := address_for_children(settings, broker)) is not None:
+        variables["MRUN_BROKER"] = address
     return JobPlace(settings.state_dir / "alloc", Path(current_dir()), settings.namespace, variables)
 
 

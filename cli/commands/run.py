@@ -24,7 +24,7 @@ from mrun.cli.commands.queue import (
     spec_options,
 )
 from mrun.cli.failures import failures_of
-from mrun.cli.invocation import Invocation, Session, takes_invocation
+from mrun.cli.invocation import Invocation, Session, address_for_children, takes_invocation
 from mrun.cli.shown import FailedPlace, counted, duration, show_study, study_json, work_line
 from mrun.cli.stock import allocation_here, stock_of
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
@@ -201,9 +201,7 @@ class _Runner:
         words = [sys.executable, "-m", "mrun", "--namespace", settings.namespace, "work"]
         words += ["--queues", ",".join(queues), "--study", study, "--exit-when-done"]
         environment = dict(os.environ) | {"MRUN_PARENT": str(os.getpid()), "MRUN_DURABILITY": settings.durability}
-        # As it was named: the broker's own address does not tell the user.
-        address = settings.broker or (self._broker.url if self._broker.is_own else None)
-        if address is not None:
+        if (address := address_for_children(settings, self._broker)) is not None:
             environment["MRUN_BROKER"] = address
         with self._log_path.open("ab") as log:
             # A session of its own: Ctrl-C comes to this process only, which passes it on.

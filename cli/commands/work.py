@@ -17,7 +17,7 @@ import msgspec
 from mrun.cli.commands.queue import ManyValues, order_options, read_order
 from mrun.cli.durations import as_duration_s, written
 from mrun.cli.fanout import fan_out
-from mrun.cli.invocation import Invocation, current_dir, takes_said
+from mrun.cli.invocation import Invocation, address_for_children, current_dir, takes_said
 from mrun.cli.logs import set_up_logging
 from mrun.cli.one_worker import WorkerSaid, run_here
 from mrun.cli.output import Output
@@ -255,8 +255,8 @@ def _echo(output: Output, orders: Sequence[WorkerOrder], launches: Sequence[Laun
 def _environment(settings: Settings, broker: Broker) -> dict[str, str]:
     """What the workers find of this process' environment. No password is in their words."""
     environment = dict(os.environ) | {"MRUN_DURABILITY": settings.durability}
-    if broker.is_own or settings.broker is not None:
-        environment["MRUN_BROKER"] = broker.url
+    if (address := address_for_children(settings, broker)) is not None:
+        environment["MRUN_BROKER"] = address
     return environment
 
 
