@@ -43,8 +43,6 @@ _CROWDED, _UNASKED_S = "max number of clients", 0.5
 #: How answers begin that a server gives for a while: a script of somebody else's runs too long; or was killed, and had
 #: written nothing; the connection was waiting when a replica was promoted; it lacks its primary, or its replicas.
 _PASSING = ("BUSY ", "UNKILLABLE ", "ERR Script killed", "UNBLOCKED ", "MASTERDOWN ", "NOREPLICAS ")
-#: What a server says to AUTH that has no password, over a socket: redis-py takes it for a broken connection there.
-_NO_PASSWORD = "called without any password configured"
 #: How a server refuses what is renamed or forbidden, in a move as well; and how one before 7.0 refuses every move.
 _UNKNOWN_COMMANDS = ("nknown command", "nknown Redis command", "command is not allowed from script")
 _FORBIDDEN_IN_MOVE, _UNREADABLE_MOVE = "ACL failure in script", "Error compiling script"
@@ -396,9 +394,12 @@ def _warnings(facts: Mapping[str, Any], flush_policy: str) -> Iterator[str]:
 def _translated(error: redis.exceptions.RedisError, server: str, hint: str) -> MrunError:
     """The first kind that fits; redis-py's login and loading errors are connection errors, so they come first."""
     kinds = redis.exceptions
+    if type(error) is kinds.ConnectionError and isinstance(error.__cause__, kinds.RedisError):
+        # Over a unix socket redis-py logs in while it connects, and wraps what is refused then.
+        error = error.__cause__
     text = str(error).rstrip(".")
     login = (kinds.AuthenticationError, kinds.AuthorizationError, kinds.AuthenticationWrongNumberOfArgsError)
-    if isinstance(error, login) or _NO_PASSWORD in text:
+    if isinstance(error, login):
         return BrokerError(
             f"{server} refuses the login.",
             hint="Put the right password in MRUN_PASSWORD or in the file that MRUN_PASSWORD_FILE names; a user goes "

@@ -316,6 +316,19 @@ async def test_blocking_connection_waits_longer_than_others(shared_server: TestS
 # Errors
 
 
+def caused(error: Exception, by: Exception) -> Exception:
+    error.__cause__ = by
+    return error
+
+
+async def test_login_that_is_refused_over_a_socket_is_told_as_such(own_server: TestServer):
+    with own_server.client() as admin:
+        admin.config_set("requirepass", "right")
+        with pytest.raises(BrokerError, match="refuses the login"):
+            async with opened(Broker(own_server.url, "a test", password=Secret("wrong"))) as client:
+                await check_server(client)
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
@@ -342,7 +355,12 @@ async def test_blocking_connection_waits_longer_than_others(shared_server: TestS
         (exceptions.ResponseError("This Redis command is not allowed from script"), BrokerError, "does not know"),
         (exceptions.ResponseError("ACL failure in script: User u has no permissions"), BrokerError, "does not permit"),
         (exceptions.ResponseError("Error compiling script: unexpected symbol near '#'"), BrokerError, "too old"),
-        (exceptions.ConnectionError("AUTH called without any password configured"), BrokerError, "the login"),
+        (
+            caused(exceptions.ConnectionError("x"), exceptions.AuthenticationError("y")),
+            BrokerError,
+            "refuses the login",
+        ),
+        (caused(exceptions.ConnectionError("x"), OSError("y")), BrokerAwayError, "does not answer"),
     ],
 )
 def test_redis_exceptions_become_errors_of_mrun(error: Exception, kind: type[MrunError], words: str):
