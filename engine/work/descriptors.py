@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 
-import anyio
 import anyio.lowlevel
 
 #: As much is copied at once: the event loop waits for it.
@@ -36,29 +35,20 @@ def write_all(fd: int, data: bytes) -> None:
         written = os.write(fd, data)
 
 
-def copy(source: int, target: int, length: int) -> None:
+async def copy(source: int, target: int, length: int) -> None:
     """Append the first `length` bytes of one file to another. Not by sendfile: it refuses files that are appended to.
+
+    Between two pieces other duties of the worker, and first of all its beat, have their turn.
 
     Raises:
         OSError: the disk is full; or the source is shorter than it was.
     """
     at = 0
     while at < length:
-        at += _copy_piece(source, target, at, length)
-
-
-async def copy_by_turns(source: int, target: int, length: int) -> None:
-    """The same; other duties of the worker, and first of all its beat, have their turn between two pieces."""
-    at = 0
-    while at < length:
-        at += _copy_piece(source, target, at, length)
+        data = os.pread(source, min(_COPY_BYTES, length - at), at)
+        if not data:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        write_all(target, data)
+        at += len(data)
         if at < length:
             await anyio.lowlevel.checkpoint()
-
-
-def _copy_piece(source: int, target: int, at: int, length: int) -> int:
-    data = os.pread(source, min(_COPY_BYTES, length - at), at)
-    if not data:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-    write_all(target, data)
-    return len(data)

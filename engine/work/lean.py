@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.records import RESUMES, Claim
-from mrun.engine.work.descriptors import copy_by_turns, high, size_of
+from mrun.engine.work.descriptors import copy, high, size_of
 from mrun.engine.work.files import Ended, Instance, Ready, keep_within, make_directory, move_aside
 from mrun.engine.work.script_memory import ScriptMemory
 from mrun.engine.work.scripts import PassedScript, ScriptPasser, keep_node_scripts
@@ -46,9 +46,14 @@ class Spool:
 
     async def append_to(self, target: str, *, is_shared: bool) -> None:
         """Add what was written to a file that is there. `is_shared`: somebody may still write; let him."""
-        fd = os.open(target, _APPEND, 0o666)
         try:
-            await copy_by_turns(self.fd, fd, size_of(self.fd))
+            fd = os.open(target, _APPEND, 0o666)
+        except PermissionError:
+            # The script took the right away. If it is the directory's, this raises again, and `keep_within` gives it.
+            os.chmod(target, stat.S_IMODE(os.stat(target).st_mode) | stat.S_IRUSR | stat.S_IWUSR)
+            fd = os.open(target, _APPEND, 0o666)
+        try:
+            await copy(self.fd, fd, size_of(self.fd))
         finally:
             os.close(fd)
         if is_shared:

@@ -68,16 +68,16 @@ class Bench:
 
     async def clear_by_turns(self) -> None:
         """Delete what may be many files; other duties of the worker, and first of all its beat, have their turn."""
-        deleted = 0
         with contextlib.suppress(OSError):
             if not os.listdir(self.directory):
                 return
             for path, directories, files in os.walk(self.directory, topdown=False):
-                for name in (*files, *directories):
-                    _delete(f"{path}/{name}")
-                    deleted += 1
-                    if deleted % _DELETED_AT_ONCE == 0:
-                        await anyio.lowlevel.checkpoint()
+                names = [*files, *directories]
+                # At least once: an empty directory has cost a look, too.
+                for at in range(0, len(names) + 1, _DELETED_AT_ONCE):
+                    for name in names[at : at + _DELETED_AT_ONCE]:
+                        _delete(f"{path}/{name}")
+                    await anyio.lowlevel.checkpoint()
 
     def close(self) -> None:
         """It is used no more."""
@@ -154,7 +154,7 @@ class PackedFiles:
         out, err = size_of(bench.out), size_of(bench.err)
         packed = Packed(claim.node, claim.attempt, sample, claim.number, 0, out, err, ended.end.code)
         bench.is_shared = ended.process.has_left_others
-        await self._writer(ready.instance.study.plan.workspace).append_by_turns(packed, bench.out, bench.err)
+        await self._writer(ready.instance.study.plan.workspace).append(packed, bench.out, bench.err)
         if not bench.is_shared:
             await bench.clear_by_turns()
 
@@ -187,9 +187,9 @@ class PackedFiles:
     def _writer(self, workspace: str) -> SegmentWriter:
         writer = self._writers.get(workspace)
         if writer is None:
-            writer = self._writers[workspace] = SegmentWriter(workspace, self._worker)
-            if len(self._writers) > _WORKSPACES_MOST:
+            if len(self._writers) >= _WORKSPACES_MOST:
                 self._close_oldest()
+            writer = self._writers[workspace] = SegmentWriter(workspace, self._worker)
         else:
             self._writers.move_to_end(workspace)
         return writer
@@ -216,20 +216,22 @@ class PackedFiles:
             self._scratch = ""
         if not self._scratch:
             _remove_abandoned()
-            self._scratch = tempfile.mkdtemp(prefix=_PREFIX)
-            self._scratch_fd = os.open(self._scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            scratch = tempfile.mkdtemp(prefix=_PREFIX)
+            fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             # Held as long as this process lives: who can take it, may delete the directory.
-            fcntl.flock(self._scratch_fd, fcntl.LOCK_EX)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            self._scratch, self._scratch_fd = scratch, fd
         self._made += 1
         return Bench(self._made - 1, self._scratch)
 
 
 def _delete(path: str) -> None:
-    """A file, a link, or a directory that is empty."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        os.rmdir(path)
-    else:
-        os.unlink(path)
+    """A file, a link, or a directory that is empty; if that can't be, it stays."""
+    with contextlib.suppress(OSError):
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.rmdir(path)
+        else:
+            os.unlink(path)
 
 
 def _remove_abandoned() -> None:

@@ -29,12 +29,10 @@ import numpy as np
 
 from mrun.engine.errors import WorkspaceError
 from mrun.engine.plan.places import JOURNAL_DIR
-from mrun.engine.work.descriptors import copy, copy_by_turns, write_all
+from mrun.engine.work.descriptors import copy, write_all
 
 #: A segment that is as long as this, or longer, gets no further sample.
 SEGMENT_BYTES = 1 << 30
-#: Outputs that are longer are copied by turns.
-_LONG_BYTES = 8 << 20
 #: So many samples of a node are looked up at a time.
 _BLOCK_SAMPLES = 1 << 20
 _RECORD = struct.Struct("<IIQQQQQi")
@@ -76,7 +74,7 @@ class SegmentWriter:
         self._worker = worker
         self._segment = self._index = self._cells = -1
         self._end = 0
-        #: Held while somebody appends by turns: nobody else may append, or close this.
+        #: Held while somebody appends: nobody else may, or close this.
         self.turn = anyio.Lock()
 
     def began(self, slot: int, node: int, sample: int, claim: int) -> None:
@@ -86,39 +84,27 @@ class SegmentWriter:
             self._cells = os.open(self._path("now"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         os.pwrite(self._cells, _CELL.pack(node, sample, claim), slot * _CELL.size)
 
-    def append(self, packed: Packed, out: int, err: int) -> None:
+    async def append(self, packed: Packed, out: int, err: int) -> None:
         """Copy the first `packed.out` bytes of one descriptor and `packed.err` of another; the offset is set here.
+
+        Others have turns meanwhile. Who cancels it finds nothing in the index.
 
         Raises:
             OSError: the disk is full, or the workspace is gone. What follows goes to a new segment.
         """
-        self._open_segment()
+        if self.turn.locked():
+            await self.turn.acquire()
+        else:
+            self.turn.acquire_nowait()
         try:
-            copy(out, self._segment, packed.out)
-            copy(err, self._segment, packed.err)
+            if self._segment < 0 or self._end >= SEGMENT_BYTES:
+                self._roll()
+            await copy(out, self._segment, packed.out)
+            await copy(err, self._segment, packed.err)
             self._note(packed)
-        except OSError:
+        except BaseException:
             self._close_segment()
             raise
-
-    async def append_by_turns(self, packed: Packed, out: int, err: int) -> None:
-        """The same, if need be with turns for others. Who cancels it finds nothing in the index."""
-        try:
-            self.turn.acquire_nowait()
-        except anyio.WouldBlock:
-            await self.turn.acquire()
-        try:
-            if packed.out + packed.err <= _LONG_BYTES:
-                self.append(packed, out, err)
-                return
-            self._open_segment()
-            try:
-                await copy_by_turns(out, self._segment, packed.out)
-                await copy_by_turns(err, self._segment, packed.err)
-                self._note(packed)
-            except BaseException:
-                self._close_segment()
-                raise
         finally:
             self.turn.release()
 
@@ -129,10 +115,6 @@ class SegmentWriter:
             os.close(self._cells)
             self._path("now").unlink(missing_ok=True)
             self._cells = -1
-
-    def _open_segment(self) -> None:
-        if self._segment < 0 or self._end >= SEGMENT_BYTES:
-            self._roll()
 
     def _note(self, packed: Packed) -> None:
         """The index knows it, and where the next one begins."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import anyio
-import anyio.lowlevel
-
 from mrun.engine.work.packed import Bench
+from tests.unit.work.turns import turns_during
 
 
 async def test_many_files_are_deleted_by_turns(tmp_path: Path) -> None:
@@ -21,18 +19,7 @@ async def test_many_files_are_deleted_by_turns(tmp_path: Path) -> None:
     (deep / "dangling").symlink_to("nowhere")
     for number in range(2000):
         Path(bench.directory, "deep", str(number)).touch()
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await anyio.lowlevel.checkpoint()
-
-    async with anyio.create_task_group() as others:
-        others.start_soon(count)
-        await bench.clear_by_turns()
-        others.cancel_scope.cancel()
+    turns = await turns_during(bench.clear_by_turns())
     assert turns >= 5
     assert list(Path(bench.directory).iterdir()) == []
     assert (tmp_path / "others" / "kept").exists()

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
-import anyio.lowlevel
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from mrun.engine.work import segments
 from mrun.engine.work.outputs import Source
 from mrun.engine.work.segments import RECORD_BYTES, Packed, SegmentWriter, packed_dir, read_packed, was_begun
+from tests.unit.work.turns import turns_during
 
 #: sample, claim, stdout, stderr
 Written = tuple[int, int, bytes, bytes]
@@ -30,15 +30,18 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def write(workspace: Path, executions: list[Written], worker: str = "w") -> None:
-    writer = SegmentWriter(str(workspace), worker)
-    for sample, claim, out, err in executions:
-        fds = [os.memfd_create("stream") for _ in range(2)]
-        for fd, data in zip(fds, (out, err), strict=True):
-            os.write(fd, data)
-        writer.append(Packed(7, 0, sample, claim, 0, len(out), len(err), 3), *fds)
-        for fd in fds:
-            os.close(fd)
-    writer.close()
+    async def go() -> None:
+        writer = SegmentWriter(str(workspace), worker)
+        for sample, claim, out, err in executions:
+            fds = [os.memfd_create("stream") for _ in range(2)]
+            for fd, data in zip(fds, (out, err), strict=True):
+                os.write(fd, data)
+            await writer.append(Packed(7, 0, sample, claim, 0, len(out), len(err), 3), *fds)
+            for fd in fds:
+                os.close(fd)
+        writer.close()
+
+    anyio.run(go)
 
 
 def read(workspace: Path, low: int = 0, high: int = 10**9) -> dict[int, tuple[int, bytes, bytes]]:
@@ -114,14 +117,14 @@ def test_a_full_segment_is_followed_by_another(workspace: Path, monkeypatch: pyt
     assert read(workspace) == dict.fromkeys(range(5), (1, b"1234", b"56"))
 
 
-def test_after_a_failure_output_goes_to_a_new_segment(workspace: Path) -> None:
+async def test_after_a_failure_output_goes_to_a_new_segment(workspace: Path) -> None:
     writer = SegmentWriter(str(workspace), "w")
     fd = os.memfd_create("stream")
     os.write(fd, b"text")
     # A stream that is shorter than was said: as on a disk that fails in the middle of a copy
     with pytest.raises(OSError, match="Input/output"):
-        writer.append(Packed(7, 0, 0, 1, 0, 9, 0, 0), fd, fd)
-    writer.append(Packed(7, 0, 0, 2, 0, 4, 0, 0), fd, fd)
+        await writer.append(Packed(7, 0, 0, 1, 0, 9, 0, 0), fd, fd)
+    await writer.append(Packed(7, 0, 0, 2, 0, 4, 0, 0), fd, fd)
     writer.close()
     os.close(fd)
     assert read(workspace) == {0: (2, b"text", b"")}
@@ -159,22 +162,15 @@ async def test_long_output_lets_others_have_their_turn_and_is_whole(tmp_path: Pa
     (tmp_path / "short").write_bytes(b"short")
     length = (tmp_path / "long").stat().st_size
     writer = SegmentWriter(str(tmp_path), "w")
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await anyio.lowlevel.checkpoint()
-
     with (tmp_path / "long").open("rb") as long, (tmp_path / "short").open("rb") as short:
-        async with anyio.create_task_group() as others:
-            others.start_soon(count)
+
+        async def append_both() -> None:
             async with anyio.create_task_group() as slots:
                 for sample, (size, file) in enumerate(((length, long), (5, short))):
                     packed = Packed(7, 0, sample, 1, 0, size, 0, 0)
-                    slots.start_soon(writer.append_by_turns, packed, file.fileno(), file.fileno())
-            others.cancel_scope.cancel()
+                    slots.start_soon(writer.append, packed, file.fileno(), file.fileno())
+
+        turns = await turns_during(append_both())
     writer.close()
     # I expect both to be as they were, one behind the other
     assert turns > 20
