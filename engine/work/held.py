@@ -50,6 +50,8 @@ class HeldClaim:
         #: Its slot is through with it.
         self.is_done = False
         self.execution: Execution | None = None
+        #: Its sample has ended, and what it left is being kept.
+        self.is_keeping = False
         #: The CPUs and GPUs that its samples may use.
         self.grant = NO_GRANT
         #: The sample after the one that runs; between two samples, the next one.

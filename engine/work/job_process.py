@@ -100,6 +100,11 @@ class JobProcess:
             self.is_cancel_asked = True
             self._watch_wanted.set()
 
+    @property
+    def has_rest(self) -> bool:
+        """None here: schedulers see to that."""
+        return False
+
     def end_rest(self) -> None:
         """Schedulers see to that."""
 

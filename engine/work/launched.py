@@ -93,8 +93,13 @@ class LaunchedProcess:
         for position, later in enumerate(numbers[1:], start=1):
             loop.call_later(position * _BETWEEN_SIGNALS_S, self._process.signal_leader, later)
 
+    @property
+    def has_rest(self) -> bool:
+        """None: the launcher's second process ends what the first has started."""
+        return False
+
     def end_rest(self) -> None:
-        """Nothing: the launcher's second process ends what the first has started."""
+        """Nothing: see `has_rest`."""
 
     def close(self) -> None:
         """Forget it. If it still runs its launcher is killed."""

@@ -66,11 +66,15 @@ class Running(Protocol):
     async def wait_within(self, timeout_s: float) -> Exit | None:
         """Wait for its end, or so long; safe to cancel and to call again."""
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether processes of its group live on that lived when it ended, after it was asked to end."""
+
     def signal(self, number: int) -> None:
         """Signal all of it; nothing happens if it is gone."""
 
     def end_rest(self) -> None:
-        """Kill what is left of its group after its end."""
+        """Kill what lives of `has_rest`."""
 
     def close(self) -> None:
         """Forget it. If it still runs it is killed."""
@@ -86,6 +90,8 @@ class StepProcess:
         self._ends_group = ends_group
         #: It was asked to end: what its leader leaves behind has some time to do so, too.
         self._is_asked_to_end = False
+        #: Others of its group lived when its leader was reaped. While any of them does, the number is nobody else's.
+        self._had_rest = False
         self._began = time.monotonic()
         self._end: Exit | None = None
         self._waiting: asyncio.Future[None] | None = None
@@ -122,9 +128,15 @@ class StepProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether processes of its group live on that lived when it ended, after it was asked to end."""
+        self._had_rest = self._had_rest and self.has_left_others
+        return self._had_rest
+
     def end_rest(self) -> None:
-        """Kill what is left of its group after its end. As long as anything is, its number is nobody else's."""
-        if self.has_left_others:
+        """Kill what lives of `has_rest`."""
+        if self.has_rest:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
 
@@ -147,6 +159,7 @@ class StepProcess:
             # As long as the leader is not reaped, nobody else's group can have its number.
             self.signal(signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
+        self._had_rest = self._is_asked_to_end and self.has_left_others
         self._end = Exit(os.waitstatus_to_exitcode(status), elapsed_ms=1000 * self.elapsed_s)
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)

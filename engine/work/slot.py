@@ -39,7 +39,9 @@ _FOLLOW_PACE_MS = 50.0
 #: While a sample runs, how often its slot looks whether somebody wants it ended by force.
 _LOOK_S = 1.0
 #: The same when its first process has ended, and others of its group have not.
-_LOOK_FOR_REST_S = 0.05
+_LOOK_FOR_REST_S = 0.02
+#: How long a guard that is busy may take to reap what was killed.
+_REAPED_WITHIN_S = 1.0
 
 log = structlog.get_logger()
 
@@ -111,6 +113,7 @@ class Slot:
             ending = held.ending
             is_finished = ending is None and end.code == 0 and not end.is_timeout
             # It takes its time if there is much to keep. Whoever wants the sample ended meanwhile is too late.
+            held.is_keeping = True
             await held.execution.keep(end, is_finished=is_finished, is_lost=ending is Ending.LOST)
         except JobLeftError as left:
             held.limit, held.is_limit_started = held.at, left.has_begun
@@ -119,6 +122,7 @@ class Slot:
             held.is_limit_started = not isinstance(error, StartError) and error.has_begun
             return self._note_failed_start(study, held, error)
         finally:
+            held.is_keeping = False
             held.execution.close()
             held.execution = None
         study.failed_starts = 0
@@ -210,7 +214,11 @@ class Slot:
 async def _end_rest(held: HeldClaim) -> None:
     """SIGTERM ends a shell before the program that it waits for: that has as long, and is not left behind."""
     assert held.execution is not None
-    process = held.execution.process
-    while process.has_left_others and (left_s := held.kill_at - time.monotonic()) > 0:  # noqa: ASYNC110 - nobody tells
-        await anyio.sleep(min(_LOOK_FOR_REST_S, left_s))
+    process, until = held.execution.process, held.kill_at
+    while process.has_rest and time.monotonic() < until:  # noqa: ASYNC110 - nobody tells
+        await anyio.sleep(_LOOK_FOR_REST_S)
     process.end_rest()
+    # Dead, and not yet reaped by whoever inherited it, it would be taken for somebody who still writes.
+    until = time.monotonic() + _REAPED_WITHIN_S
+    while process.has_rest and time.monotonic() < until:  # noqa: ASYNC110 - nobody tells
+        await anyio.sleep(_LOOK_FOR_REST_S)

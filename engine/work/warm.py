@@ -200,6 +200,8 @@ class WarmProcess:
         self._unsent: int | None = None
         #: It was asked to end: what its subshell leaves behind has some time to do so, too.
         self._is_asked_to_end = False
+        #: Others of its group lived when it ended. While any of them does, the number is nobody else's.
+        self._had_rest = False
         self._is_shell_killed = False
         self._end: Exit | WarmShellError | None = None
         self._waiting: asyncio.Future[None] | None = None
@@ -255,9 +257,15 @@ class WarmProcess:
         else:
             self._unsent = number
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether processes of its group live on that lived when it ended, after it was asked to end."""
+        self._had_rest = self._had_rest and self.has_left_others
+        return self._had_rest
+
     def end_rest(self) -> None:
-        """Kill what is left of its group after its end. As long as anything is, its number is nobody else's."""
-        if self.has_left_others:
+        """Kill what lives of `has_rest`."""
+        if self.has_rest:
             self._kill_group()
 
     def may_be_followed_by(self, order: WarmOrder) -> bool:
@@ -319,6 +327,7 @@ class WarmProcess:
         else:
             self._finish(Exit(code, elapsed_ms=1000 * self.elapsed_s))
         self.shell.forget(self._number)
+        self._had_rest = self._is_asked_to_end and self.has_left_others
         if self._ends_group and not self._is_asked_to_end:
             self._kill_group()
 

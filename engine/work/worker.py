@@ -140,6 +140,9 @@ class Worker:
             with anyio.move_on_after(_END_RUNNING_S):
                 while any(not held.is_done for held in desk.held.values()):
                     await desk.slot_freed.wait(_END_RUNNING_S)
+            # What has ended is kept, however long that takes: thrown away, it would run again.
+            while any(held.is_keeping for held in desk.held.values()):
+                await desk.slot_freed.wait(_END_RUNNING_S)
             await anyio.sleep(_FAREWELL_S)
         life.cancel()
 
@@ -269,5 +272,4 @@ class Worker:
         log.error("guard_died", does="ends its samples and hands them back")
         # A script that kills its guard would otherwise take one worker after another with it. Who drains is excused.
         self._desk.has_lost_guard = self._desk.stop is Stop.NONE
-        self._desk.ask_stop(Stop.NOW)
         self._desk.ask_stop(Stop.NOW)
