@@ -15,7 +15,7 @@ import sys
 import textwrap
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tests.conftest import TestServer, wait_until
 
@@ -62,6 +62,16 @@ class Lab:
         """Run a command with --json; its value."""
         return json.loads(self.mrun("--json", *words, **options))
 
+    def work_behind(self, before: str, *words: object) -> subprocess.Popen[bytes]:
+        """Start a command from a shell that does something first, as one of the lab's workers."""
+        with self._new_log() as log:
+            worker = subprocess.Popen(
+                ["bash", "-c", f'{before}; exec "$0" "$@"', BIN / "mrun", *map(str, words)],
+                cwd=self.directory, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        self.workers.append(worker)
+        return worker
+
     def start(self, *words: object) -> subprocess.Popen[str]:
         """Start a command that takes its time, with --json; the caller waits for it."""
         return subprocess.Popen(
@@ -77,14 +87,16 @@ class Lab:
 
     def work(self, *words: object) -> subprocess.Popen[bytes]:
         """Start a worker in the background; its log is in the lab."""
-        number = len(self.workers)
-        with (self.directory / f"worker-{number}.log").open("wb") as log:
+        with self._new_log() as log:
             worker = subprocess.Popen(
                 [BIN / "mrun", "work", *map(str, words)],
                 cwd=self.directory, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         self.workers.append(worker)
         return worker
+
+    def _new_log(self) -> BinaryIO:
+        return (self.directory / f"worker-{len(self.workers)}.log").open("wb")
 
     def engine_of(self, worker: subprocess.Popen[bytes]) -> int:
         """The engine's pid below a worker's guard."""

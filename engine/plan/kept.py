@@ -123,7 +123,9 @@ def _read_in_place(workspace: str | Path) -> KeptStudy:
         # Refused: putting the new path into the texts. A script may have got the old one from a file, or in part.
         raise WorkspaceError(
             f"'{path}' was moved, or copied: its scripts name '{queued_at}', where it was queued.",
-            hint=f"Move it back, or leave a link: ln -s {shlex.quote(str(path))} {shlex.quote(str(queued_at))}",
+            hint=f"Name '{queued_at}'; or queue its spec for a study of its own."
+            if os.path.lexists(queued_at)
+            else f"Move it back, or leave a link: ln -s {shlex.quote(str(path))} {shlex.quote(str(queued_at))}",
         )
     return kept
 

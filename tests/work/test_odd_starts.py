@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import numpy as np
 import pytest
 
-from tests.lab import BIN, Lab
+from tests.lab import Lab
 
 SPEC = """
     description: {name: one, description: one step}
@@ -29,14 +27,7 @@ def test_odd_start_makes_no_difference(lab: Lab, command: str, oddity: str) -> N
     if command == "work":
         lab.queue(spec)
     # Given what only a shell can do to what it starts
-    script = f'{oddity}; exec "$0" "$@"'
-    log_path = lab.directory / "worker-odd.log"
-    with log_path.open("wb") as log:
-        ended = subprocess.run(
-            ["bash", "-c", script, BIN / "mrun", *words],
-            cwd=lab.directory, env=lab.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=60,
-            check=False,
-        )  # fmt: skip
-    assert ended.returncode == 0, log_path.read_text()
+    started = lab.work_behind(oddity, *words)
+    assert started.wait(timeout=60) == 0, lab.logs()
     assert sorted(lab.ledger("a").values()) == [1] * 20
-    assert "Traceback" not in log_path.read_text()
+    assert "Traceback" not in lab.logs()

@@ -5,7 +5,8 @@
 --   [5] milliseconds that the sample before it has run, if it runs too long for a bite: the node's bite falls to 1; else 0,
 --   [6] 1 if the sample that had been started lost its worker, which was killed under it; else 0.
 -- Returns 'ok', or 'lost' if the claim is not this worker's.
--- Invariant: [from, hi) is in a stream again, or dropped if the study takes no more. Idempotent. Cost: O(1).
+-- Invariant: [from, hi) is in a stream again, but for a first sample that is dead at `max_losses`; or dropped if the study takes
+-- no more. Idempotent. Cost: O(1).
 
 local w, claim, from, is_started, slow_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', tonumber(ARGV[5])
 local loss = is_started and tonumber(ARGV[6]) or 0
