@@ -53,6 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Draw the seed once: in the environment, where the processes of pytest-xdist find it. No example is timed."""
     hypothesis.settings.register_profile("mrun", deadline=None)
     hypothesis.settings.load_profile("mrun")
+    # Under `nohup` it is ignored, and would be in all that the tests start.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ.setdefault(CHAOS_SEED, str(random.SystemRandom().randrange(2**32)))
 
 
