@@ -245,6 +245,8 @@ class WarmProcess:
         if self._end is not None:
             return
         self._is_asked_to_end |= number == signal.SIGTERM
+        # Its script may have stopped the shell, which then would never tell that it has ended.
+        self.shell.wake()
         if (group := self._find_group()) is not None:
             _signal_group(group, number)
         elif (child := self.shell.child()) is not None:

@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import os
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -262,6 +263,10 @@ class WarmShell:
             self._tell_ended()
             return
         self._loop.add_reader(self._stopped_fd, self._note_end_of_stopped)
+
+    def wake(self) -> None:
+        """Let the shell alone go on, if it was stopped."""
+        self._popen.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill the shell alone."""

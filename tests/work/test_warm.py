@@ -191,6 +191,22 @@ async def test_a_sample_that_was_stopped_is_waited_for(bench: Bench) -> None:
     bench.warm.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_shell_that_its_sample_stopped_can_be_ended(bench: Bench, number: int) -> None:
+    # Given a script that has stopped its warm shell, and has ended
+    process = bench.start("read -r pid name state parent rest </proc/self/stat; kill -STOP $parent\ntouch up")
+    (shell,) = bench.shells()
+    await bench.until(lambda: "(stopped)" in Path(f"/proc/{shell}/status").read_text(), "the shell is stopped")
+    await bench.until(lambda: bench.has("up"), "it has ended, or will")
+    assert await process.wait_within(0.2) is None
+    # When it is to end, as at its walltime, I expect it to be heard of
+    process.signal(number)
+    await end_of(process)
+    process.close()
+    assert await bench.run("exit 6") == 6
+    bench.warm.close()
+
+
 async def test_a_killed_shell_takes_its_sample_along_and_is_replaced(bench: Bench) -> None:
     process = bench.start(
         "read -r pid rest </proc/self/stat; echo $pid >pid\nsleep 600 & echo $! >child\ntouch up\nwait"
