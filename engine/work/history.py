@@ -184,12 +184,17 @@ def keep_base(plan: Plan, run: int, fates: Fates, since: int) -> None:
 
 
 def _read_base(plan: Plan, run: int) -> tuple[Fates, int]:
+    fates = [np.zeros(plan.size(plan.steps[node.step]), np.uint8) for node in plan.nodes]
     if run == 1:
-        return [np.zeros(plan.size(plan.steps[node.step]), np.uint8) for node in plan.nodes], 0
+        return fates, 0
     path = _base_path(plan, run)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as base:
-            return [base[str(node)].copy() for node in range(len(plan.nodes))], int(base["since"])
+            for node, own in enumerate(fates):
+                # Samples that were added while the run went on are not in it.
+                begun = base[str(node)]
+                own[: len(begun)] = begun
+            return fates, int(base["since"])
     except _BASE_DAMAGES as error:
         raise WorkspaceError(f"'{path}' can't be read: {error}.", hint="Queue the study again.") from error
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mrun.engine.errors import NotFoundError, WorkspaceError
 from mrun.engine.plan.model import Plan
@@ -99,6 +100,20 @@ def test_later_run_begins_with_its_base_and_older_claims_do_not_count(tmp_path: 
     write(plan, "w2", claimed(7, 2, 3), settled(7, 2, "failed", codes=(1,)))
     again, since = read_fates(plan, 2)
     assert (again[0].tolist(), since) == ([F, F, X, N, F, F], 7)
+
+
+def test_samples_added_to_a_later_run_have_their_own_ends(tmp_path: Path) -> None:
+    # Given a second run that began with six samples, two of them to be run
+    plan = plan_in(tmp_path)
+    keep_base(plan, 2, [np.array([F, F, F, F, N, N], np.uint8), np.array([N], np.uint8)], 3)
+
+    # When it got two more while it ran, and a claim spans old ones and new ones
+    assert plan.samples is not None
+    grown = replace(plan, samples=replace(plan.samples, count=8))
+    write(grown, "w", claimed(7, 4, 8), settled(7, 4, "finished", "finished", "finished", "failed", codes=(0, 0, 0, 1)))
+
+    # I expect the end of each
+    assert read_fates(grown, 2)[0][0].tolist() == [F, F, F, F, F, F, F, X]
 
 
 def test_missing_or_damaged_base_is_an_error_with_its_path(tmp_path: Path) -> None:
