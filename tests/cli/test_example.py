@@ -118,7 +118,7 @@ def test_samples_runs(home: Home) -> None:
 
 
 def test_chain_runs(home: Home) -> None:
-    told = run(home, "chain", "--slots", "4")
+    told = run(home, "chain", "--slots", "4", "--vars", "SLOW_S=4")
     assert steps_of(told["studies"][0]) == {
         **dict.fromkeys(("mesh", "by_loop", "by_formula", "compare"), (10, 10)),
         "report": (1, 1),
