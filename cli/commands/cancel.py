@@ -33,7 +33,7 @@ def command(invocation: Invocation, study: str, let_finish: bool, yes: bool) -> 
         async with invocation.session() as session:
             found = await session.views.find(study)
             # With the studies that its steps have queued: a chain of iterations is stopped by its first one's name.
-            children = [child for one in found for child in await session.views.family(one)]
+            children = await session.views.family(*found)
             is_one = len(found) == 1
             found = list(dict.fromkeys([*found, *children]))
             if not is_one:

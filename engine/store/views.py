@@ -230,11 +230,11 @@ class Views:
                 continue  # its counters expired; the next commit drops it from the list
         return found
 
-    async def family(self, root_study: str) -> list[str]:
-        """The study, and those that its steps queued, and theirs."""
+    async def family(self, *root_studies: str) -> list[str]:
+        """The studies, and those that their steps queued, and theirs. One look, however many they are."""
         studies = await self.find(ALL)
-        roots = await self._facts(studies, "root")
-        return [study for study, (root,) in zip(studies, roots, strict=True) if root == root_study]
+        roots, wanted = await self._facts(studies, "root"), set(root_studies)
+        return [study for study, (root,) in zip(studies, roots, strict=True) if root in wanted]
 
     async def queues_of(self, studies: Sequence[str]) -> set[str]:
         """The queues of all of these studies' steps."""
