@@ -62,7 +62,7 @@ class HeldClaim:
         #: When what runs is killed, on the monotonic clock.
         self.kill_at = 0.0
         self._outcomes: list[tuple[Outcome, Exit | None]] = []
-        self._settled_at = time.monotonic()
+        self._taken_at = self._settled_at = time.monotonic()
 
     def note(self, outcome: Outcome, end: Exit | None) -> None:
         """The sample at `at` came to this."""
@@ -108,6 +108,11 @@ class HeldClaim:
     def unsettled_s(self) -> float:
         """Seconds since the last settlement."""
         return time.monotonic() - self._settled_at
+
+    @property
+    def held_s(self) -> float:
+        """Seconds since it was taken."""
+        return time.monotonic() - self._taken_at
 
     @property
     def left_ms(self) -> float:

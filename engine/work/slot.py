@@ -26,6 +26,9 @@ from mrun.engine.work.warm_shell import WarmShellError
 
 #: A sample that runs so long gives the rest of its claim to other slots.
 SLOW_S = 2.0
+#: A claim that lasts so long gives back the rest, too, though none of its samples was that slow: its bite was to last a
+#: second, so they take longer than the pace says. With an explicit `chunk` it was to last up to a minute.
+LONG_CLAIM_S, LONG_CHUNK_S = 4.0, 90.0
 #: So many samples in a row that could not be started: the node, or the study, is not fit for this worker.
 FAILED_STARTS_MOST = 3
 #: Of a study's failed samples so many are logged where everybody sees them; the others only for who debugs.
@@ -136,6 +139,9 @@ class Slot:
         held.note(outcome, end)
         if held.unsettled_s > _LOOK_S:
             self._desk.settle_wanted.set()
+        # What is settled of it first has told the server the pace, so that the next bites are shorter.
+        if held.held_s > (LONG_CLAIM_S if terms.chunk is None else LONG_CHUNK_S):
+            held.stop_after_current()
         return True
 
     def _prepare_next(self, study: WorkedStudy, held: HeldClaim) -> None:

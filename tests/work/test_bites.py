@@ -36,3 +36,38 @@ def test_slots_share_slow_samples_that_follow_quick_ones(lab: Lab) -> None:
     status = lab.wait_for_end(study)
     assert lab.ledger("begun") == {str(i): 1 for i in range(600, 608)}
     assert status["by_step"]["a"]["finished"] == 608
+
+
+STEADY = """
+    description: {name: steady, description: quick samples and then many that are slower than the pace says}
+    study:
+        - name: a
+          description: none of them takes the two seconds after which a sample is slow
+          run:
+              cmd: |
+                  [ $(MERLIN_SAMPLE_ID) -lt 600 ] && exit 0
+                  echo $(MERLIN_SAMPLE_ID) >> $LEDGER/begun
+                  sleep 1
+    merlin:
+        samples: {file: samples.npy, column_labels: [X]}
+"""
+URGENT = """
+    description: {name: urgent, description: one sample}
+    study:
+        - name: u
+          description: it does not wait for a bite of hundreds
+          run: {cmd: echo}
+"""
+
+
+def test_bite_of_samples_that_got_slower_ends_before_its_samples_do(lab: Lab) -> None:
+    # Given a worker whose two slots bit off what was to last a second, and each sample of it lasts one
+    np.save(lab.directory / "samples.npy", np.arange(5000.0))
+    lab.queue(lab.spec(STEADY))
+    lab.work("--queues", "merlin", "--slots", 2)
+    wait_until(lambda: len(lab.ledger("begun")) >= 2, "both slots are at slow samples")
+    # When an urgent study comes
+    urgent = lab.queue(lab.spec(URGENT), "--priority", 10)
+    # I expect it to have its turn, long before a bite of some hundred samples ends
+    lab.wait_for_end(urgent)
+    assert len(lab.ledger("begun")) < 50
