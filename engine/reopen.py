@@ -20,7 +20,8 @@ from mrun.engine.plan.kept import KeptStudy, opened, run_key
 from mrun.engine.plan.model import Plan
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
-from mrun.engine.work.history import Fate, Fates, Selection, keep_base, past_of, read_fates, select, with_added, without
+from mrun.engine.work.history import Selection, count_again, past_of, read_fates, select, with_added, without
+from mrun.engine.work.run_base import Fates, keep_base
 
 
 class Reopened(msgspec.Struct, frozen=True):
@@ -56,9 +57,8 @@ async def _reopen(store: Store, seal: Seal, kept: KeptStudy, selection: Selectio
     replaces = await ended_run(store, kept)
     fates, since = read_fates(kept.plan, kept.run)
     again = with_downstream(kept.plan, select(kept.plan, fates, selection))
-    count = sum(int(runs.sum()) for runs in again)
+    count, left = count_again(fates, again)
     total = sum(len(own) for own in fates)
-    left = sum(int(((own != Fate.FINISHED) & ~runs).sum()) for own, runs in zip(fates, again, strict=True))
     if count == 0:
         return Reopened(None, kept.run, 0, total, left)
     remaining = without(fates, again)

@@ -145,7 +145,7 @@ def _open_npy(path: str, columns: tuple[str, ...], warn: Warn | None) -> SampleT
         raise _unfit(path, f"has {len(shape)} dimensions", "Use one or two.")
     count = shape[0]
     width = shape[1] if len(shape) == 2 else 1
-    if count == 0 or width == 0:
+    if count <= 0 or width <= 0:
         raise _unfit(path, "holds no samples")
     check_width(path, width, columns, warn)
     stat = Path(path).stat()

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import enum
-import os
-import zipfile
-import zlib
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from mrun.engine.errors import NotFoundError, WorkspaceError
+from mrun.engine.errors import NotFoundError
 from mrun.engine.nearest import nearest_hint
 from mrun.engine.plan.downstream import Choice
 from mrun.engine.plan.model import Plan
@@ -23,6 +19,7 @@ from mrun.engine.records import Flags, SampleState, failure_flags
 from mrun.engine.store.store import Past
 from mrun.engine.work.journal import Claimed, Settled, Void, read_journal
 from mrun.engine.work.outcomes import ReturnCode
+from mrun.engine.work.run_base import Fates, read_base
 
 _BLOCKING_CODES = (ReturnCode.HARD_FAIL, ReturnCode.RAISE_ERROR)
 
@@ -45,13 +42,6 @@ _CHUNK = 1 << 20
 _KINDS = {"past": (Fate.FINISHED,), "pastf": (Fate.FAILED,), "pastb": (Fate.FAILED_BLOCKING,)}
 #: What came to no end, and what the store calls it when it is not to run: it was cancelled with its study.
 _LEFT_KIND = {"pastc": (Fate.NONE, Fate.BEGUN)}
-
-#: What zipfile and numpy raise for a damaged archive; RuntimeError where a bit says that it is encrypted, or compressed
-#: in a way that they do not know.
-_BASE_DAMAGES = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
-
-#: For each node an array of `Fate`, uint8, shape (samples of the node,).
-Fates = list[npt.NDArray[np.uint8]]
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -80,7 +70,7 @@ def select(plan: Plan, fates: Fates, selection: Selection) -> Choice:
     chosen: Choice = []
     for node, own in zip(plan.nodes, fates, strict=True):
         step = plan.steps[node.step]
-        runs = np.isin(own, selection.fates)
+        runs = _is_one_of(own, selection.fates)
         if selection.steps and step.name not in selection.steps:
             runs[:] = False
         if selection.ranges is not None:
@@ -92,9 +82,35 @@ def select(plan: Plan, fates: Fates, selection: Selection) -> Choice:
     return chosen
 
 
+def _is_one_of(own: npt.NDArray[np.uint8], fates: tuple[Fate, ...]) -> npt.NDArray[np.bool_]:
+    """As np.isin, which takes ten times as long for a node of one sample, and as many bytes for one of many."""
+    found = np.zeros(len(own), np.bool_)
+    for fate in fates:
+        found |= own == fate
+    return found
+
+
+def count_again(fates: Fates, again: Choice) -> tuple[int, int]:
+    """How many samples run again; and how many do not, and did not finish."""
+    count = left = 0
+    for own, runs in zip(fates, again, strict=True):
+        count += int(np.count_nonzero(runs))
+        # Where it did not finish (1) and does not run again (0).
+        left += int(np.count_nonzero((own != Fate.FINISHED) > runs))
+    return count, left
+
+
 def without(fates: Fates, again: Choice) -> Fates:
-    """The fates that stand when some samples run again."""
-    return [np.where(runs, np.uint8(Fate.NONE), own) for own, runs in zip(fates, again, strict=True)]
+    """Forget in `fates`, in place, what samples that run again came to; returns it.
+
+    In place and by chunks: of a hundred million samples that never ran, the pages of zeros stay untouched.
+    """
+    for own, runs in zip(fates, again, strict=True):
+        for at in range(0, len(own), _CHUNK):
+            part = own[at : at + _CHUNK]
+            if part.any():
+                part[runs[at : at + _CHUNK]] = Fate.NONE
+    return fates
 
 
 def with_added(plan: Plan, fates: Fates) -> tuple[Fates, Choice]:
@@ -117,13 +133,17 @@ def past_of(fates: Fates, again: Choice | None = None) -> Past:
     fields: list[tuple[str, bytes]] = []
     for node, own in enumerate(fates):
         for chunk, at in enumerate(range(0, len(own), _CHUNK)):
+            part = own[at : at + _CHUNK]
+            # Of a large study most chunks are alike, and most nodes of a wide one have one sample.
+            there = np.flatnonzero(np.bincount(part)).tolist() if part.any() else [Fate.NONE]
             for kind, meant in kinds.items():
-                bits = np.isin(own[at : at + _CHUNK], meant)
+                if not any(fate in there for fate in meant):
+                    continue
+                bits = _is_one_of(part, meant)
                 if again is not None:
                     bits &= ~again[node][at : at + _CHUNK]
-                count = int(bits.sum())
-                bitmap = b"" if count in (0, len(bits)) else np.packbits(bits).tobytes()
-                if count:
+                if count := np.count_nonzero(bits):
+                    bitmap = b"" if count == len(bits) else np.packbits(bits).tobytes()
                     fields.append((f"{node}:{chunk}:{kind}", b"%d %b" % (count, bitmap)))
     return fields
 
@@ -137,7 +157,7 @@ def read_fates(plan: Plan, run: int = 1) -> tuple[Fates, int]:
     Raises:
         WorkspaceError: the base of the run is missing or damaged, or a journal can't be read.
     """
-    fates, since = _read_base(plan, run)
+    fates, since = read_base(plan, run)
     claimed: dict[int, Claimed] = {}
     settled: dict[int, list[Settled]] = defaultdict(list)
     void: dict[int, int] = {}
@@ -165,42 +185,6 @@ def read_fates(plan: Plan, run: int = 1) -> tuple[Fates, int]:
         if ended < claim.hi and own[ended] == Fate.NONE:
             own[ended] = Fate.BEGUN
     return fates, max(claimed, default=since)
-
-
-def keep_base(plan: Plan, run: int, fates: Fates, since: int) -> None:
-    """Write what a run begins with: claims up to number `since` are in it, and do not count any more.
-
-    Raises:
-        WorkspaceError: the workspace can't be written.
-    """
-    path = _base_path(plan, run)
-    mine = path.with_name(f"{path.name}.{os.getpid()}.npz")
-    try:
-        arrays: dict[str, Any] = {str(node): own for node, own in enumerate(fates)}
-        np.savez_compressed(mine, since=np.int64(since), **arrays)
-        mine.rename(path)
-    except OSError as error:
-        raise WorkspaceError(f"'{path}' can't be written: {error.strerror}.") from error
-
-
-def _read_base(plan: Plan, run: int) -> tuple[Fates, int]:
-    fates = [np.zeros(plan.size(plan.steps[node.step]), np.uint8) for node in plan.nodes]
-    if run == 1:
-        return fates, 0
-    path = _base_path(plan, run)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as base:
-            for node, own in enumerate(fates):
-                # Samples that were added while the run went on are not in it.
-                begun = base[str(node)]
-                own[: len(begun)] = begun
-            return fates, int(base["since"])
-    except _BASE_DAMAGES as error:
-        raise WorkspaceError(f"'{path}' can't be read: {error}.", hint="Queue the study again.") from error
-
-
-def _base_path(plan: Plan, run: int) -> Path:
-    return Path(plan.workspace, JOURNAL_DIR, f"run-{run}.npz")
 
 
 def _is_within(record: Settled, claim: Claimed) -> bool:

@@ -18,13 +18,13 @@ from mrun.engine.work.history import (
     UNFINISHED,
     Fate,
     Selection,
-    keep_base,
     past_of,
     read_fates,
     select,
     without,
 )
 from mrun.engine.work.journal import Claimed, Header, JournalWriter, Record, Settled, Void
+from mrun.engine.work.run_base import keep_base
 from tests.store.plans import S, make_plan
 
 N, B, F, X, XB = Fate.NONE, Fate.BEGUN, Fate.FINISHED, Fate.FAILED, Fate.FAILED_BLOCKING
@@ -185,3 +185,11 @@ def test_base_with_any_byte_changed_is_one_sentence_or_harmless(tmp_path: Path) 
         with contextlib.suppress(WorkspaceError):
             fates, since = read_fates(plan, 2)
             assert ([own.tolist() for own in fates], since) == ([own.tolist() for own in base], 7)
+
+
+def test_base_of_an_older_mrun_is_read(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
+    arrays = {"0": np.array([F, F, N, N, F, F], np.uint8), "1": np.array([X], np.uint8)}
+    np.savez_compressed(tmp_path / "mrun_info" / "run-2.npz", since=np.int64(7), **arrays)
+    fates, since = read_fates(plan, 2)
+    assert ([own.tolist() for own in fates], since) == ([arrays["0"].tolist(), [X]], 7)
