@@ -9,8 +9,9 @@ import msgspec
 from mrun.engine.resources import CPUS, SLOTS
 
 #: Values of `resume` of a task: its samples begin anew; the last execution ended with RESTART, or was interrupted, so
-#: that `restart` is run instead of `cmd`; a worker left them behind, and the files of each tell whether it was started.
-BEGINS, RESUMES, MAY_HAVE_STARTED = 0, 1, 2
+#: that `restart` is run instead of `cmd`; a worker left them behind, and the files of each tell whether it was started;
+#: a worker left behind what was to resume. Not told by `losses`: they stay when a later execution ends by itself.
+BEGINS, RESUMES, MAY_HAVE_STARTED, LEFT_RESUMING = 0, 1, 2, 3
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True):

@@ -23,7 +23,7 @@ from typing import Protocol
 import msgspec
 
 from mrun.engine.plan.render import NodeText
-from mrun.engine.records import MAY_HAVE_STARTED, RESUMES, Claim
+from mrun.engine.records import LEFT_RESUMING, MAY_HAVE_STARTED, RESUMES, Claim
 from mrun.engine.work.descriptors import write_all
 from mrun.engine.work.outcomes import Exit
 from mrun.engine.work.processes import Running, Stream
@@ -46,7 +46,12 @@ class Instance(msgspec.Struct, frozen=True):
     @property
     def may_have_started(self) -> bool:
         """Whether a worker that was lost had this sample in hand, and may have begun with it."""
-        return self.claim.losses > 0 or self.claim.resume == MAY_HAVE_STARTED
+        return self.claim.resume in (MAY_HAVE_STARTED, LEFT_RESUMING)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it resumes, whatever its files tell."""
+        return self.claim.resume in (RESUMES, LEFT_RESUMING)
 
     def script(self, *, is_restart: bool = False) -> bytes:
         """The text of its script, or of its restart script."""
@@ -137,7 +142,7 @@ class FullFiles:
         text = instance.text
         directory = text.sample_directory(instance.sample)
         out, err = f"{directory}/{text.instance_name}.out", f"{directory}/{text.instance_name}.err"
-        is_resumed = instance.claim.resume == RESUMES or (instance.may_have_started and os.path.exists(out))
+        is_resumed = instance.resumes or (instance.may_have_started and os.path.exists(out))
         script = f"{directory}/{text.script_name()}"
         scripts = [(script, instance.script())]
         if text.step.restart is not None:

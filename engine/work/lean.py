@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from mrun.engine.plan.places import JOURNAL_DIR
-from mrun.engine.records import RESUMES, Claim
+from mrun.engine.records import Claim
 from mrun.engine.work.descriptors import copy, high, size_of
 from mrun.engine.work.files import Ended, Instance, Ready, keep_within, make_directory, move_aside
 from mrun.engine.work.script_memory import ScriptMemory
@@ -131,14 +131,14 @@ class LeanFiles:
 
     def prepare(self, instance: Instance) -> LeanReady:
         """A seat and a script. That a directory is there says that an execution began."""
-        text, claim, plan = instance.text, instance.claim, instance.study.plan
+        text, plan = instance.text, instance.study.plan
         if text is not self._node and text.size > 1:
             make_directory(text.directory, plan.workspace)
             keep_node_scripts(text, plan.samples.columns if plan.samples else ())
             self._node = text
         directory = text.sample_directory(instance.sample)
         targets = (f"{directory}/{text.instance_name}.out", f"{directory}/{text.instance_name}.err")
-        is_resumed = claim.resume == RESUMES or (instance.may_have_started and _has_begun(directory))
+        is_resumed = instance.resumes or (instance.may_have_started and _has_begun(directory))
         seat = self._take(plan.workspace)
         seat.mode = None if instance.may_have_started or text.size == 1 else _make_ahead(directory)
         try:

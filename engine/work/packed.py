@@ -17,7 +17,6 @@ from pathlib import Path
 
 import anyio.lowlevel
 
-from mrun.engine.records import RESUMES
 from mrun.engine.work.descriptors import high, size_of
 from mrun.engine.work.files import Ended, Instance, Ready, make_directory
 from mrun.engine.work.script_memory import ScriptMemory
@@ -116,7 +115,7 @@ class PackedFiles:
             make_directory(text.directory, plan.workspace)
             keep_node_scripts(text, plan.samples.columns if plan.samples else ())
             self._node = text
-        is_resumed = claim.resume == RESUMES or (
+        is_resumed = instance.resumes or (
             instance.may_have_started and was_begun(plan.workspace, claim.node, instance.sample, claim.number)
         )
         bench = self._free_bench() or self._new_bench()

@@ -6,13 +6,32 @@ import itertools
 from collections import Counter
 from dataclasses import replace
 
-from mrun.engine.records import BeatAnswer, ClaimAnswer, ClaimRequest, OutcomeRun, Room, SettleAnswer, Settlement
+from mrun.engine.records import (
+    BEGINS,
+    LEFT_RESUMING,
+    MAY_HAVE_STARTED,
+    RESUMES,
+    BeatAnswer,
+    ClaimAnswer,
+    ClaimRequest,
+    OutcomeRun,
+    Room,
+    SettleAnswer,
+    Settlement,
+)
 from mrun.engine.resources import Demand, encode_demands, fits
 from mrun.engine.store import stored_plan
 from tests.store.plans import SEAL
 from tests.store.promise import LEASE_S, OPEN, End, Held, Past, Promise
 from tests.store.small_moves import QUEUES, WORKERS, Moves, decode, encode
 
+#: What `resume` of a sample becomes when its worker dies: it may have been started.
+LEFT = {
+    BEGINS: MAY_HAVE_STARTED,
+    RESUMES: LEFT_RESUMING,
+    MAY_HAVE_STARTED: MAY_HAVE_STARTED,
+    LEFT_RESUMING: LEFT_RESUMING,
+}
 #: What the three classes of a plan take.
 DEMANDS = (Demand(), Demand(cpus=2), Demand(gpus=1, is_exclusive=True))
 
@@ -147,8 +166,7 @@ class Account:
             if loss and held.hi - held.lo == 1 and 0 < most <= past.losses + 1:
                 promise.ends[held.node, i] = End("dead")
             else:
-                resume = past.resume if loss or past.resume else 2
-                promise.pasts[held.node, i] = replace(past, losses=past.losses + loss, resume=resume)
+                promise.pasts[held.node, i] = replace(past, losses=past.losses + loss, resume=LEFT[past.resume])
 
     def _leave(self, worker: str) -> None:
         while self.moves.run("leave", worker) == b"more":

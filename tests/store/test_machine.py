@@ -140,7 +140,8 @@ class StoreMachine(Checks, RuleBasedStateMachine):
             promise = self.promises[truth.study]
             if is_started:
                 promise.pasts[truth.node, lo] = replace(promise.past(truth.node, lo), resume=1)
-                self._lose(Held(truth.study, truth.node, lo, lo + 1), int(is_loss))
+                if is_loss:
+                    self._lose(Held(truth.study, truth.node, lo, lo + 1), 1)
             self._cut(self.held[worker], number, lo)
         self._cut(self.known[worker], number, lo)
 

@@ -131,6 +131,25 @@ def test_lost_sample_resumes_by_its_restart_script(lab: Lab) -> None:
     assert lab.ledger("a") == {"cmd": 1, "resume=1": 1}
 
 
+@pytest.mark.parametrize("dies", ["engine", "both"])
+def test_retry_of_a_sample_that_once_lost_its_worker_runs_cmd(lab: Lab, dies: str) -> None:
+    # Given a sample whose worker was killed under it, and that then asks to be tried again
+    restart = "echo restart${MRUN_RESUME:-0} >> $LEDGER/a; exit 104"
+    cmd = "echo cmd${MRUN_RESUME:-0} >> $LEDGER/a\n[ $MRUN_ATTEMPT = 0 ] || exit 0\nsleep 5 # $(X)"
+    study = one_step(lab, cmd, options=f"restart: '{restart}'\n              retry_delay: 0")
+    worker = lab.work("--queues", "merlin", "--lease", "1", "--slots", "1")
+    wait_until(lambda: lab.ledger("a")["cmd0"], "it runs")
+    engine = lab.engine_of(worker)
+    if dies == "both":
+        os.kill(worker.pid, signal.SIGSTOP)
+        worker.kill()
+    os.kill(engine, signal.SIGKILL)
+    lab.work("--queues", "merlin", "--lease", "1", "--slots", "1")
+    # I expect the loss to be answered by `restart`, and what ended by itself with 104 by `cmd`
+    lab.wait_for_end(study)
+    assert lab.ledger("a") == {"cmd0": 2, "restart1": 1}
+
+
 def test_cancelled_study_stops_its_running_samples_within_three_seconds(lab: Lab) -> None:
     study = one_step(lab, "echo up >> $LEDGER/a\nsleep 600 # $(X)", 10)
     lab.work("--queues", "merlin", "--slots", "2")

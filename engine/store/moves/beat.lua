@@ -25,7 +25,7 @@ if not is_known and #facts == 0 then return cmsgpack.pack({'unknown', {}, {}, ''
 
 if not is_known then
   -- It was reclaimed, or is new; it owns nothing, and what it may still have is for others.
-  remove_worker(w, 0, ITEMS, 2, true)
+  remove_worker(w, 0, ITEMS, true)
   call('PERSIST', worker)
   call('HSET', worker, 'started_at_ms', int(now), 'ends_at_ms', int(left_ms < 0 and 0 or now + left_ms), unpack(facts))
   local own = call('HMGET', worker, 'queues', 'slots')

@@ -24,6 +24,6 @@ if is_started and r.hi - from > 1 then
   give_back(w, claim, r, from + 1, r.losses)
   r = read_claim(w, claim)
 end
-if r then give_back(w, claim, r, from, r.losses + loss, is_started and 1) end
+if r then give_back(w, claim, r, from, r.losses + loss, is_started and (loss > 0 and 3 or 1)) end
 finish_move()
 return 'ok'

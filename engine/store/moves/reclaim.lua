@@ -53,7 +53,7 @@ for i, dead in ipairs(expired) do
   local deaths = call('ZCOUNT', root .. 'deaths', int(now - lease_ms), '+inf')
   local is_excused = facts[i][1] == '1' or (ends_at > 0 and ends_at <= now) or deaths >= 3
   local is_gone
-  is_gone, most = remove_worker(dead, is_excused and 0 or 1, most, 2, true)
+  is_gone, most = remove_worker(dead, is_excused and 0 or 1, most, true)
   if is_gone then removed[#removed + 1] = dead end
 end
 finish_move()

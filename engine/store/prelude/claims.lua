@@ -135,16 +135,18 @@ end
 
 -- Everything that a worker leaves behind. `loss` is 1 if its claims count as lost. At most `most` claims; returns whether it
 -- is gone, and how many claims more the caller may give back.
--- `resume` is that of what was not counted as a loss, and may have been started all the same.
--- Of one that was believed dead (`is_dead`) the last token of its claims is kept for an hour: it may come back, and so may a
--- late copy of a request of its, which would claim what nobody would hear of.
+-- Of one that was believed dead (`is_dead`) all may have been started, also what is not counted as a loss; and the last token of
+-- its claims is kept for an hour: it may come back, and so may a late copy of a request of its, which would claim what nobody
+-- would hear of.
 local TOKEN_KEPT_S = 3600
-local function remove_worker(w, loss, most, resume, is_dead)
+-- What `resume` becomes of what was left behind.
+local LEFT = {[0] = 2, [1] = 3, [2] = 2, [3] = 3}
+local function remove_worker(w, loss, most, is_dead)
   for _, field in ipairs(call('HKEYS', held_key(w))) do
     if string.sub(field, 1, 1) ~= '=' then
       if most <= 0 then return false, 0 end
       local r = read_claim(w, field)
-      if r then give_back(w, field, r, r.lo, r.losses + loss, r.resume == 0 and loss == 0 and resume or nil) end
+      if r then give_back(w, field, r, r.lo, r.losses + loss, is_dead and LEFT[r.resume]) end
       most = most - 1
     end
   end
