@@ -204,6 +204,8 @@ def _look(home: ServerHome) -> ServerFacts | _Unready | None:
             if answer.is_loading:
                 return _Unready(answer.pid, "is loading its data")
             return _facts(home, record, answer, socket_path)
+        elif answer is not None and _was_ours(home, answer):
+            unready = _Unready(answer.pid, f"has lost '{home.data_dir}', which somebody deleted")
     # Two servers on one append-only file would destroy it. One that does not answer may not have got as far as its
     # socket, may be stopped, or may have lost the socket to a cleaner of temporary files.
     if record is not None and _works_in(home.data_dir, record.pid):
@@ -278,6 +280,11 @@ def _is_ours(home: ServerHome, answer: _Answer) -> bool:
     with contextlib.suppress(OSError):
         return home.config_path.samefile(answer.config_path)
     return False
+
+
+def _was_ours(home: ServerHome, answer: _Answer) -> bool:
+    """Whether its configuration file was ours, and is gone. A second server beside it would split the work."""
+    return Path(answer.config_path) == home.config_path
 
 
 def _socket_of(facts: ServerFacts) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -178,6 +179,21 @@ def test_server_that_lost_its_socket_is_not_given_a_second_one_on_its_data(
     facts = start_own_server(settings)
     Path(facts.url.removeprefix("unix://")).unlink()
     # I expect a sentence with its process, and no second server
+    for call in (find_own_server, start_own_server, stop_own_server):
+        with pytest.raises(BrokerAwayError, match=str(facts.pid)):
+            call(settings)
+    assert any_home.server_pids() == [facts.pid]
+
+
+def test_server_whose_directory_was_deleted_is_not_given_a_second_one_beside_it(
+    any_home: OwnHome, monkeypatch: pytest.MonkeyPatch
+):
+    # Given a server that works on, without its files
+    monkeypatch.setattr(server, "START_TIMEOUT_S", 0.1)
+    settings = any_home.settings()
+    facts = start_own_server(settings)
+    shutil.rmtree(facts.data_dir)
+    # I expect a sentence with its process, and no second server on its socket, of which its workers would not hear
     for call in (find_own_server, start_own_server, stop_own_server):
         with pytest.raises(BrokerAwayError, match=str(facts.pid)):
             call(settings)
