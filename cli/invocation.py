@@ -16,7 +16,7 @@ from mrun.cli.output import Output
 from mrun.cli.words import Words, common_options
 from mrun.engine.errors import UsageError
 from mrun.engine.settings import Settings, load_settings
-from mrun.engine.store.connect import Broker, check_server, find_broker, open_broker
+from mrun.engine.store.connect import Broker, check_server, find_broker, greeted, open_broker
 from mrun.engine.store.durability import FlushNeeds, flush_needs
 from mrun.engine.store.seal import Seal, load_seal
 from mrun.engine.store.store import Store
@@ -67,7 +67,7 @@ class Invocation:
             async with self.session(broker=broker, is_lasting=True):
                 pass
 
-        anyio.run(look)
+        anyio.run(greeted, look)
         return broker
 
     @asynccontextmanager

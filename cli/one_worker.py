@@ -25,7 +25,7 @@ from mrun.engine.records import WorkerFacts
 from mrun.engine.resources import Inventory
 from mrun.engine.settings import Settings
 from mrun.engine.store.bells import Bells
-from mrun.engine.store.connect import Broker, check_server, open_broker
+from mrun.engine.store.connect import Broker, check_server, greeted, open_broker
 from mrun.engine.store.durability import flush_needs
 from mrun.engine.store.seal import load_seal
 from mrun.engine.store.store import LONGEST_PAUSE_S, Store
@@ -150,13 +150,14 @@ async def _work(settings: Settings, broker: Broker, options: WorkerOptions, name
         version=__version__,
         name=name,
     )
-    client, bell_client = await open_broker(broker), await open_broker(broker, is_blocking=True)
+    client = await greeted(functools.partial(open_broker, broker))
+    bell_client = await greeted(functools.partial(open_broker, broker, is_blocking=True))
     try:
-        for warning in (await check_server(client)).warnings:
+        for warning in (await greeted(functools.partial(check_server, client))).warnings:
             log.warning("server_unfit", why=warning)
+        flush = await greeted(functools.partial(flush_needs, client, broker, settings))
         # As often as it beats, at least: after an outage its lease is short, and begins with whoever comes back first.
         pause_s = min(LONGEST_PAUSE_S, options.lease_s / 8)
-        flush = await flush_needs(client, broker, settings)
         store = Store(client, settings.namespace, patience_s=_FOR_EVER_S, longest_pause_s=pause_s, flush=flush)
         bells = Bells(bell_client, settings.namespace, options.queues, worker_id)
         worker = Worker(Desk(worker_id, facts, options), store, bells, load_seal(settings.config_dir))

@@ -12,9 +12,10 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 import msgspec
@@ -38,6 +39,8 @@ BLOCKING_TIMEOUT_S = 15.0
 _WAITAOF_VERSION = (7, 4, 3)
 #: What schedulers set in an allocation, and not on a login node.
 _ALLOCATION_VARIABLES = ("SLURM_JOB_ID", "FLUX_JOB_ID", "FLUX_ENCLOSING_ID", "LSB_JOBID", "PBS_JOBID")
+#: A worker that begins in a moment in which connections break tries again after these.
+_GREETING_PAUSES_S = (0.2, 0.6)
 #: What a server says that has as many clients as it admits, and how long it may take to say so to one that is silent.
 _CROWDED, _UNASKED_S = "max number of clients", 0.5
 #: How answers begin that a server gives for a while: a script of somebody else's runs too long; or was killed, and had
@@ -46,6 +49,7 @@ _PASSING = ("BUSY ", "UNKILLABLE ", "ERR Script killed", "UNBLOCKED ", "MASTERDO
 #: How a server refuses what is renamed or forbidden, in a move as well; and how one before 7.0 refuses every move.
 _UNKNOWN_COMMANDS = ("nknown command", "nknown Redis command", "command is not allowed from script")
 _FORBIDDEN_IN_MOVE, _UNREADABLE_MOVE = "ACL failure in script", "Error compiling script"
+T = TypeVar("T")
 _SCHEMES = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss", "unix": "unix"}
 #: Parameters of an address that do not change how mrun talks to the server.
 _PARAMETERS = {
@@ -151,6 +155,22 @@ async def open_broker(broker: Broker, *, is_blocking: bool = False) -> redis.asy
         await client.aclose()
         raise
     return client
+
+
+async def greeted(greet: Callable[[], Awaitable[T]]) -> T:
+    """Connect and ask what is asked first, by `greet`; again, if the connection breaks or is refused meanwhile.
+
+    Raises: what the last of some calls raises; after one that took long there is none.
+    """
+    began = time.monotonic()
+    for pause_s in _GREETING_PAUSES_S:
+        try:
+            return await greet()
+        except BrokerAwayError:
+            if time.monotonic() - began >= ANSWER_TIMEOUT_S:
+                raise
+        await asyncio.sleep(pause_s)
+    return await greet()
 
 
 async def check_server(client: redis.asyncio.Redis) -> ServerCheck:
