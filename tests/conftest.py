@@ -27,15 +27,15 @@ CHAOS_SEED = "MRUN_CHAOS_SEED"
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T | None], what: str, timeout_s: float = 30) -> T:
-    """Wait for a condition, never for a time; on timeout say what it was."""
+def wait_until(condition: Callable[[], T | None], what: str | Callable[[], str], timeout_s: float = 30) -> T:
+    """Wait for a condition, never for a time; on timeout say what it was, as things are then if it can be asked."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_s} s: {what}")
+            raise AssertionError(f"not within {timeout_s} s: {what if isinstance(what, str) else what()}")
         time.sleep(0.01)
 
 

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -91,6 +92,16 @@ class Arena:
         """Start one like the last."""
         return self.work(self.lease_s, self._slots)
 
+    def work_surely(self) -> None:
+        """Start one like the last that works: who begins in the moment of a fault may find no server, and end."""
+        while True:
+            worker = self.work_again()
+            log = self.lab.directory / f"worker-{self.lab.workers.index(worker)}.log"
+            has_begun = partial(_has_begun_or_ended, worker, log)
+            wait_until(has_begun, "a worker begins, or ends")
+            if worker.poll() is None:
+                return
+
     def alive(self) -> list[subprocess.Popen[bytes]]:
         """Workers that have not ended."""
         return [worker for worker in self.lab.workers if worker.poll() is None]
@@ -121,7 +132,7 @@ class Arena:
         lost = len(self.proxy.lost)
         self.proxy.becomes_hole = True
         (self.proxy.lose_reply if is_done else self.proxy.lose_request)(digest_of(move))
-        wait_until(lambda: len(self.proxy.lost) > lost, f"somebody asks to {move}\n{self.lab.logs()}")
+        wait_until(lambda: len(self.proxy.lost) > lost, lambda: f"somebody asks to {move}\n{self.lab.logs()}")
 
     def let_go(self) -> None:
         """The network is there again; what was begun while it was not is broken off."""
@@ -143,9 +154,15 @@ class Arena:
         self._timers.append(timer)
         timer.start()
 
-    def wait_ran(self, count: int, name: str = "a", timeout_s: float = 60) -> None:
-        """Wait for executions that the steps wrote down."""
-        wait_until(lambda: self.ran(name) >= count, f"{count} runs of {name}\n{self.lab.logs()}", timeout_s)
+    def wait_ran(self, count: int, name: str = "a", timeout_s: float = 60, *, is_kept_up: bool = False) -> None:
+        """Wait for executions that the steps wrote down; with `is_kept_up` there is always a worker."""
+
+        def has_run() -> bool:
+            if is_kept_up and not self.alive():
+                self.work_surely()
+            return self.ran(name) >= count
+
+        wait_until(has_run, lambda: f"{count} runs of {name}\n{self.lab.logs()}", timeout_s)
 
     def end(self) -> None:
         """Drain all workers; no process may be left, and no key outside the namespace."""
@@ -227,6 +244,10 @@ class Arena:
         clock.write_text("+0\n")
         server.environment = fake_time() | {"FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
         return clock
+
+
+def _has_begun_or_ended(worker: subprocess.Popen[bytes], log: Path) -> bool:
+    return worker.poll() is not None or "worker_started" in log.read_text()
 
 
 def digest_of(move: str) -> str:

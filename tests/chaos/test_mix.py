@@ -17,7 +17,7 @@ def break_things(arena: Arena, random: random.Random, faults: Sequence[Fault], s
     happened = []
     for number in range(times):
         aim = random.randrange(number * samples // times, (number + 1) * samples // times)
-        arena.wait_ran(aim, random.choice("aab"))
+        arena.wait_ran(aim, random.choice("aab"), is_kept_up=True)
         time.sleep(random.uniform(0, 0.05))  # the moment itself is random: nothing is waited for
         if not arena.is_running():
             break
@@ -25,8 +25,8 @@ def break_things(arena: Arena, random: random.Random, faults: Sequence[Fault], s
         happened.append(fault.__name__)
         print(f"{aim:5d} {fault.__name__}")
         fault(arena, random)
-        if not arena.alive():
-            arena.work_again()
+    if arena.is_running():
+        arena.work_surely()
     return happened
 
 

@@ -36,7 +36,7 @@ def test_workers_wait_for_a_server_without_room_for_their_connections(arena: Are
         # An administrator who is connected already stays so.
         admin.config_set("maxclients", 1)
         admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        wait_until(lambda: "server_away" in arena.lab.logs(), f"it is said\n{arena.lab.logs()}")
+        wait_until(lambda: "server_away" in arena.lab.logs(), lambda: f"it is said\n{arena.lab.logs()}")
         assert "max number of clients reached" in arena.lab.logs()
         arena.lab.mrun("status", "all", code=5)
         admin.config_set("maxclients", 1000)

@@ -164,7 +164,7 @@ def test_workers_wait_while_the_servers_disk_is_full(tmp_path: Path) -> None:
                 arena.wait_ran(10)
                 # When the append-only file can't grow
                 fill(server.directory / "filler")
-                wait_until(lambda: "server_away" in arena.lab.logs(), f"the worker says so\n{arena.lab.logs()}")
+                wait_until(lambda: "server_away" in arena.lab.logs(), lambda: f"the worker says so\n{arena.lab.logs()}")
                 assert "disk" in arena.lab.logs()
                 (server.directory / "filler").unlink()
                 # I expect it to go on once there is room
@@ -185,7 +185,7 @@ def test_samples_go_back_while_the_disk_of_the_workspace_is_full(arena: Arena) -
         arena.wait_ran(10)
         # When nothing more can be written there
         fill(disk / "filler")
-        wait_until(lambda: "study_refused" in arena.lab.logs(), f"it takes no more\n{arena.lab.logs()}")
+        wait_until(lambda: "study_refused" in arena.lab.logs(), lambda: f"it takes no more\n{arena.lab.logs()}")
         assert "No space left" in arena.lab.logs()
         worker.send_signal(signal.SIGTERM)
         worker.wait(timeout=20)

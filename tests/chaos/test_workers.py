@@ -143,7 +143,7 @@ def test_after_flushall_workers_say_how_to_bring_the_study_back_and_what_had_fin
     arena.wait_ran(15)
     # When somebody empties the server
     arena.ask("FLUSHALL")
-    wait_until(lambda: "study_gone" in arena.lab.logs(), f"it is said\n{arena.lab.logs()}")
+    wait_until(lambda: "study_gone" in arena.lab.logs(), lambda: f"it is said\n{arena.lab.logs()}")
     assert f"mrun restart {workspace}" in arena.lab.logs()
     wait_until(lambda: not [line for line in arena.lab.leftovers() if "sleep" in line], "what ran is ended")
     # I expect the same workers to go on with it once it is back, and to run what had not finished

@@ -246,7 +246,7 @@ def test_sample_file_that_changes_while_the_study_runs_stops_it_with_a_sentence(
     else:
         # Whoever reads what is mapped and gone is killed by SIGBUS
         os.truncate(table, 0 if how == "emptied" else 4096)
-    wait_until(lambda: "study_refused" in lab.logs(), f"it is refused\n{lab.logs()}")
+    wait_until(lambda: "study_refused" in lab.logs(), lambda: f"it is refused\n{lab.logs()}")
     assert "samples.npy" in lab.logs()
     status = lab.study(study)["by_step"]["a"]
     assert (status["failed"], status["dead"]) == (0, 0)

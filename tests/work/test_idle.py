@@ -12,7 +12,7 @@ from tests.work.test_worker import one_step
 
 
 def wait_known(lab: Lab, count: int) -> None:
-    wait_until(lambda: len(lab.json("inspect")["workers"]) == count, f"{count} workers are known\n{lab.logs()}")
+    wait_until(lambda: len(lab.json("inspect")["workers"]) == count, lambda: f"{count} workers are known\n{lab.logs()}")
 
 
 def test_idle_worker_hears_of_a_stop_at_once(lab: Lab) -> None:
@@ -54,6 +54,6 @@ def test_samples_of_a_tender_that_is_killed_run_on_an_idle_worker_within_one_and
     killed_at = time.monotonic()
     os.kill(lab.engine_of(busy), signal.SIGKILL)
     # I expect the other one to run it in time; a second is for the processes
-    wait_until(lambda: sum(lab.ledger("a").values()) == 2, f"the other one runs it\n{lab.logs()}")
+    wait_until(lambda: sum(lab.ledger("a").values()) == 2, lambda: f"the other one runs it\n{lab.logs()}")
     assert time.monotonic() - killed_at < 1.5 * lease_s + 1
     assert lab.wait_for_end(study)["state"] == "finished"

@@ -107,7 +107,7 @@ def test_large_samples_are_not_starved_by_a_stream_of_small_ones(lab: Lab) -> No
     # Given more small samples than a worker of four CPUs can run in the time of the test
     small = queue(lab, 4000, step("small", seconds=0.1))
     lab.work("--queues", "merlin", "--resources", "cpus=4")
-    wait_until(lambda: lab.study(small)["by_step"]["small"]["finished"] > 8, f"the stream flows: {lab.logs()}")
+    wait_until(lambda: lab.study(small)["by_step"]["small"]["finished"] > 8, lambda: f"the stream flows: {lab.logs()}")
     # When samples come of which each needs all of them
     large = queue(lab, 3, step("large", "procs: 4"), name="large")
     status = lab.wait_for_end(large, 40)
@@ -166,8 +166,8 @@ def test_what_a_worker_has_not_is_said_and_runs_where_it_is(lab: Lab) -> None:
         step("both", "procs: 2, resources: {licenses/foo: 1}"),
     )
     lab.work("--queues", "merlin", "--resources", "cpus=2")
-    wait_until(lambda: lab.study(study)["by_step"]["fits"]["finished"] == 2, f"what fits is run: {lab.logs()}")
-    wait_until(lambda: len(logged(lab, "samples_unfit")) == 3, f"what does not fit is told: {lab.logs()}")
+    wait_until(lambda: lab.study(study)["by_step"]["fits"]["finished"] == 2, lambda: f"what fits is run: {lab.logs()}")
+    wait_until(lambda: len(logged(lab, "samples_unfit")) == 3, lambda: f"what does not fit is told: {lab.logs()}")
     assert {(tuple(line["steps"]), line["why"], line["hint"]) for line in logged(lab, "samples_unfit")} == {  # type: ignore[arg-type]  # a list of names
         (
             ("wide",),
