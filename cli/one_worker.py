@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import resource
 import socket
 import sys
 import time
@@ -19,7 +20,7 @@ from mrun.cli.invocation import Invocation
 from mrun.cli.logs import set_up_logging
 from mrun.cli.output import our_error
 from mrun.cli.stock import stock_of
-from mrun.engine.errors import ExitCode, MrunError
+from mrun.engine.errors import ExitCode, MrunError, UsageError
 from mrun.engine.ids import new_worker_id
 from mrun.engine.records import WorkerFacts
 from mrun.engine.resources import Inventory
@@ -42,6 +43,8 @@ PARENT_VARIABLE = "MRUN_PARENT"
 STDIN_VARIABLE = "MRUN_LISTENS"
 #: What is said to one worker, and not to its scripts.
 _OWN_VARIABLES = frozenset({PARENT_VARIABLE, STDIN_VARIABLE})
+#: Files that a worker has open beside those of its slots; and how many systems usually admit.
+_FILES_LEAST, _FILES_USUAL = 64, 1024
 #: A worker tries to reach a server that is away until it is told to stop.
 _FOR_EVER_S = float("inf")
 
@@ -62,7 +65,15 @@ class WorkerSaid(msgspec.Struct, frozen=True):
 
 
 def run_here(invocation: Invocation, settings: Settings, broker: Broker, around: Surroundings, said: WorkerSaid) -> int:
-    """Work until told to stop; returns the exit code. Logging is set up already."""
+    """Work until told to stop; returns the exit code. Logging is set up already.
+
+    Raises:
+        UsageError: it may open so few files that it could not even talk to the server.
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < _FILES_LEAST:
+        message = f"A worker needs to have {_FILES_LEAST} files open, and some for each slot; here it may have {most}."
+        raise UsageError(message, hint=f"ulimit -n {_FILES_USUAL}")
     options = WorkerOptions(
         queues=said.queues,
         inventory=_inventory(settings, around.allocation, said.slots),

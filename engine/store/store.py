@@ -310,10 +310,7 @@ class Store:
 
     async def run(self, move: str, *arguments: str | int | float | bytes) -> Any:
         """One move by its name, tried again while the server is away. For the typed methods that stand for moves."""
-        if move not in self._scripts:
-            text = _move_text(move)
-            self._scripts[move] = (text, hashlib.sha1(text.encode()).hexdigest())
-        text, digest = self._scripts[move]
+        text, digest = self._script(move)
 
         async def once() -> Any:
             try:
@@ -323,6 +320,17 @@ class Store:
                 return await self._send("EVAL", text, 1, self.keys.root, *arguments)
 
         return await self._patiently(once)
+
+    def read_moves(self, *moves: str) -> None:
+        """Read their scripts now: who has no descriptor left must still be able to hand back what he can't start."""
+        for move in moves:
+            self._script(move)
+
+    def _script(self, move: str) -> tuple[str, str]:
+        if move not in self._scripts:
+            text = _move_text(move)
+            self._scripts[move] = (text, hashlib.sha1(text.encode()).hexdigest())
+        return self._scripts[move]
 
     async def _lastingly(
         self, move: Callable[[], Awaitable[_Answer]], is_to_last: Callable[[_Answer], bool]

@@ -46,6 +46,9 @@ _LOOK_LEAST_S = 0.1
 #: One that is to end now has so long to end what it runs, and then to hand it back, if the server hears it at all.
 _END_RUNNING_S, _FAREWELL_S = 5.0, 2.0
 
+#: What a worker asks of the store.
+_MOVES = ("beat", "claim", "settle", "hand_back", "reclaim", "leave")
+
 log = structlog.get_logger()
 
 
@@ -80,6 +83,7 @@ class Worker:
             BrokerError: the server can't be used and that won't heal.
         """
         desk = self._desk
+        self._store.read_moves(*_MOVES)
         studies = Studies(self._store, self._seal, desk.worker, desk.facts.host)
         executor = Executor(launcher, link, desk.options.environment, desk.worker)
         slot = Slot(desk, studies, executor)

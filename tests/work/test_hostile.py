@@ -351,3 +351,17 @@ def test_words_and_places_that_are_no_text_are_usage_errors(lab: Lab) -> None:
         )
         assert ended.returncode == 2, ended.stderr
         assert "UTF-8" in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(("files", "code"), [(64, 6), (40, 2)])
+def test_worker_that_may_open_too_few_files_says_so_and_hands_back_what_it_can_not_start(
+    lab: Lab, files: int, code: int
+) -> None:
+    study = queue(lab, 200, sleep_s=0.1)
+    words = ("work", "--queues", "merlin", "--slots", 32, "--exit-when-done")
+    worker = lab.work_behind(f"ulimit -n {files}", *words)
+    assert worker.wait(timeout=60) == code, lab.logs()
+    assert ("Too many open files" if code == 6 else "fix: ulimit -n 1024") in lab.logs()
+    assert "Traceback" not in lab.logs()
+    step = lab.study(study)["by_step"]["a"]
+    assert (step["running"], step["failed"], step["ready"] + step["finished"]) == (0, 0, 200)
