@@ -110,8 +110,9 @@ class Stage:
         return sum(float(one["usec"]) for name, one in stats.items() if name != "cmdstat_info") / 1000
 
     def server_bytes(self) -> int:
-        """Memory that the server uses."""
-        return int(self.client.info("memory")["used_memory"])
+        """Memory that the server uses, but for what waits to be written to its log."""
+        memory = self.client.info("memory")
+        return int(memory["used_memory"]) - int(memory["mem_aof_buffer"])
 
     def log_bytes(self) -> int:
         """Size of the append-only file. It shrinks when the server rewrites it, which a stage's does not."""

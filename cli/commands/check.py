@@ -26,7 +26,7 @@ from mrun.cli.output import Output
 from mrun.cli.shown import counted
 from mrun.engine.enqueue import Checked
 from mrun.engine.plan.compile import compile_plan
-from mrun.engine.plan.estimate import Estimate, estimate_study, table_at_hand
+from mrun.engine.plan.estimate import Estimate, WayEstimate, estimate_study, table_at_hand
 from mrun.engine.plan.model import Plan, PlanStep, SampleTable
 from mrun.engine.resources import Demand
 
@@ -183,13 +183,16 @@ def _made(estimate: Estimate) -> str:
 
 
 def _ways(estimate: Estimate) -> str:
-    """`full; lean would make 31,012 inodes, packed 17`."""
-    others = [
-        f"{way.files} {way.inodes_per_sample} per sample" if way.inodes is None else f"{way.files} {way.inodes:,}"
-        for way in estimate.ways
-        if way.files != estimate.kept
-    ]
-    return f"{estimate.kept}; inodes otherwise: {', '.join(others)} (merlin.samples.files)"
+    """`full; inodes otherwise: lean from 31,012, packed 17`."""
+    others = [f"{way.files} {_inodes(way)}" for way in estimate.ways if way.files != estimate.kept]
+    more = ", and up to 2 files more for each sample that prints" if estimate.kept == "lean" else ""
+    return f"{estimate.kept}{more}; inodes otherwise: {', '.join(others)} (merlin.samples.files)"
+
+
+def _inodes(way: WayEstimate) -> str:
+    """What samples print is not known: with `lean`, nothing is counted for it."""
+    least = "from " if way.files == "lean" else ""
+    return f"{least}{way.inodes_per_sample} per sample" if way.inodes is None else f"{least}{way.inodes:,}"
 
 
 def _files_and_directories(files: int, directories: int) -> str:
