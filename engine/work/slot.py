@@ -220,8 +220,9 @@ class Slot:
 async def _end_rest(held: HeldClaim) -> None:
     """SIGTERM ends a shell before the program that it waits for: that has as long, and is not left behind."""
     assert held.execution is not None
-    process, until = held.execution.process, held.kill_at
-    while process.has_rest and time.monotonic() < until:  # noqa: ASYNC110 - nobody tells
+    process = held.execution.process
+    # Not kept in a variable: it may be told meanwhile that it is to end sooner.
+    while process.has_rest and time.monotonic() < held.kill_at:  # noqa: ASYNC110 - nobody tells
         await anyio.sleep(_LOOK_FOR_REST_S)
     process.end_rest()
     # Dead, and not yet reaped by whoever inherited it, it would be taken for somebody who still writes.
