@@ -83,7 +83,7 @@ class Running(Protocol):
 class StepProcess:
     """A running step: the leader of a process group of its own."""
 
-    def __init__(self, pid: int, spawner: Spawner, *, ends_group: bool) -> None:
+    def __init__(self, pid: int, began: float, spawner: Spawner, *, ends_group: bool) -> None:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self._spawner = spawner
@@ -92,7 +92,7 @@ class StepProcess:
         self._is_asked_to_end = False
         #: Others of its group lived when its leader was reaped. While any of them does, the number is nobody else's.
         self._had_rest = False
-        self._began = time.monotonic()
+        self._began = began
         self._end: Exit | None = None
         self._waiting: asyncio.Future[None] | None = None
 
@@ -201,6 +201,8 @@ class Spawner:
             _redirect(streams[0], 1),
             _redirect(streams[1], 2),
         ]
+        # Before: the kernel may let the child come to its end before it lets this process go on.
+        began = time.monotonic()
         os.chdir(directory)
         try:
             pid = os.posix_spawn(
@@ -212,7 +214,7 @@ class Spawner:
             raise
         finally:
             os.fchdir(self._home)
-        return self._watch(pid, ends_group=ends_group)
+        return self._watch(pid, began, ends_group=ends_group)
 
     def forget(self, process: StepProcess) -> None:
         """It was reaped: its end is no news any more."""
@@ -231,12 +233,12 @@ class Spawner:
         os.close(self._nothing)
         os.close(self._home)
 
-    def _watch(self, pid: int, *, ends_group: bool) -> StepProcess:
+    def _watch(self, pid: int, began: float, *, ends_group: bool) -> StepProcess:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(self._ends.fileno(), self._note_ends)
         try:
-            process = StepProcess(pid, self, ends_group=ends_group)
+            process = StepProcess(pid, began, self, ends_group=ends_group)
         except OSError:
             # No descriptor is left for it: it could not be waited for.
             os.killpg(pid, signal.SIGKILL)
