@@ -77,7 +77,11 @@ class JournalWriter:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise WorkspaceError(f"The journal '{path}' can't be opened: {error.strerror}.") from error
-        self.write(header)
+        try:
+            self.write(header)
+        except OSError as error:
+            os.close(self._fd)
+            raise WorkspaceError(f"The journal '{path}' can't be written: {error.strerror}.") from error
 
     def write(self, record: Record) -> None:
         """Append one record, or nothing.

@@ -175,6 +175,25 @@ def test_workers_wait_while_the_servers_disk_is_full(tmp_path: Path) -> None:
 
 
 @pytest.mark.chaos
+def test_worker_refuses_a_study_whose_disk_is_full_from_the_beginning_and_goes_on_with_others(arena: Arena) -> None:
+    disk = arena.lab.directory / "disk"
+    disk.mkdir()
+    with small_disk(disk, 2048):
+        full = arena.queue_chain(5, 0.05, "retry_delay: 0", "-o", disk, "--priority", 5)
+        healthy = arena.lab.queue(arena.lab.directory / "spec.yaml")
+        fill(disk / "filler")
+        arena.work(lease_s=3, slots=1)
+        arena.lab.wait_for_end(healthy)
+        assert "can't be written: No space left" in arena.lab.logs()
+        assert arena.lab.study(full)["state"] == "running"
+        # Once there is room, another one brings it to its end
+        (disk / "filler").unlink()
+        arena.work_again()
+        arena.lab.wait_for_end(full)
+        arena.lab.stop_workers()
+
+
+@pytest.mark.chaos
 def test_samples_go_back_while_the_disk_of_the_workspace_is_full(arena: Arena) -> None:
     disk = arena.lab.directory / "disk"
     disk.mkdir()
