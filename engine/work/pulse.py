@@ -146,5 +146,6 @@ class Pulse:
         how = Stop.NOW if left_ms <= 1000 * _END_BEFORE_S else Stop.DRAIN
         if how > self._desk.stop:
             # A worker that was given less than a minute ends at once, and would not say why.
-            log.warning("allocation_ending", left_s=round(left_ms / 1000), does=how.name.lower())
+            why = f"in the last {_DRAIN_BEFORE_S:.0f} s nothing is claimed"
+            log.warning("allocation_ending", left_s=round(left_ms / 1000), does=how.name.lower(), why=why)
             self._desk.ask_stop(how)

@@ -148,6 +148,10 @@ class Worker:
             while any(held.is_keeping for held in desk.held.values()):
                 await desk.slot_freed.wait(_END_RUNNING_S)
             await anyio.sleep(_FAREWELL_S)
+        else:
+            # The server may have heard the first beat all the same.
+            with anyio.move_on_after(_FAREWELL_S):
+                await self._store.leave(desk.worker)
         life.cancel()
 
     async def _claim(self, running: TaskGroup, slot: Slot) -> None:

@@ -234,3 +234,5 @@ def test_worker_that_is_given_less_than_a_minute_says_why_it_runs_nothing(lab: L
     assert worker.wait(timeout=20) == 0
     assert '"event": "allocation_ending"' in lab.logs()
     assert lab.ledger("a") == {}
+    # and to be gone, not to be waited for
+    assert lab.json("inspect")["workers"] == []
