@@ -53,8 +53,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Draw the seed once: in the environment, where the processes of pytest-xdist find it. No example is timed."""
     hypothesis.settings.register_profile("mrun", deadline=None)
     hypothesis.settings.load_profile("mrun")
-    # Under `nohup` it is ignored, and would be in all that the tests start.
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # Under `nohup`, and in the background of a script, they are ignored, and would be in all that the tests start.
+    for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     os.environ.setdefault(CHAOS_SEED, str(random.SystemRandom().randrange(2**32)))
 
 
