@@ -26,5 +26,6 @@ def _place(one: FailedSample, plan: Plan | None) -> FailedPlace:
     if plan is None:
         return FailedPlace(one.step, one.node, one.sample, one.reason, "")
     text = NodeText(plan, one.node)
-    directory = text.sample_directory(one.sample)
+    # A packed sample has left none.
+    directory = "" if text.step.files == "packed" and text.size > 1 else text.sample_directory(one.sample)
     return FailedPlace(one.step, one.node, one.sample, one.reason, directory, text.instance_name)

@@ -52,6 +52,9 @@ def show_study(output: Output, status: StudyStatus, failed: Sequence[FailedPlace
         output.say(f"… {count - len(failed)} more failed")
     if any(one.directory for one in failed):
         output.say("What a script printed is in its directory: *.out and *.err.")
+    elif failed:
+        one = failed[0]
+        output.say(f"What it printed: mrun logs {status.study} --step {one.step} --samples {one.sample} --stderr")
 
 
 def headline(status: StudyStatus) -> Text:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from mrun.engine.errors import MrunError, NotFoundError, SealError
+from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.store.connect import translate_errors, url_of
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
@@ -181,7 +184,10 @@ class Views:
             return found
         if found:
             raise NotFoundError(f"'{selector}' is the beginning of {len(found)} studies: {', '.join(found[:5])}.")
-        raise NotFoundError(f"The server knows no study '{selector}'.", hint="`mrun status` lists what it knows.")
+        hint = "`mrun status` lists what it knows."
+        if Path(selector, JOURNAL_DIR).is_dir():
+            hint = f"It is the workspace of one: `mrun restart {shlex.quote(selector)}` brings it back."
+        raise NotFoundError(f"The server knows no study '{selector}'.", hint=hint)
 
     async def status(self, study: str) -> StudyStatus:
         """One study.

@@ -315,10 +315,24 @@ def test_packed_sample_that_empties_the_temporary_directory_harms_no_other(lab: 
     assert not list((lab.directory / "tmp").iterdir())
 
 
-def assert_runs_once(lab: Lab, text: str, samples: int) -> None:
+def queue_and_run(lab: Lab, text: str, samples: int) -> str:
     np.save(lab.directory / "samples.npy", np.arange(float(samples)))
     study = lab.queue(lab.spec(text))
     worker = lab.work("--queues", "merlin", "--slots", "2", "--exit-when-done")
     assert worker.wait(timeout=60) == 0, lab.logs()
+    return study
+
+
+def assert_runs_once(lab: Lab, text: str, samples: int) -> None:
+    study = queue_and_run(lab, text, samples)
     assert lab.study(study)["by_step"]["a"]["finished"] == samples
     assert sorted(lab.ledger("a").values()) == [1] * samples
+
+
+def test_failed_packed_sample_is_shown_with_how_to_see_what_it_printed(lab: Lab) -> None:
+    study = queue_and_run(lab, HARMFUL.replace("DEED", "exit 1").replace("WAY", "packed"), 5)
+    told = lab.mrun("status", study)
+    assert f"mrun logs {study} --step a --samples 3 --stderr" in told
+    assert "  in /" not in told
+    assert lab.mrun("logs", study, "--step", "a", "--samples", "3").endswith("3.0\n")
+    lab.mrun("logs", study, "--step", "a", "--samples", "3", "--stderr")

@@ -80,6 +80,7 @@ def test_restart_works_from_the_journal_when_the_server_has_forgotten_everything
     ran(lab)
     lab.stop_workers()
     lab.server.client().flushall()
+    assert f"mrun restart {workspace}" in lab.json("status", workspace, code=4)["error"]["hint"]
     again = lab.json("restart", workspace)["queued"]["study"]
     lab.work("--queues", "merlin")
     status = lab.wait_for_end(again)
