@@ -106,7 +106,7 @@ def test_run_on_a_disk_that_becomes_full_refuses_its_study_and_leaves_it_to_othe
 @pytest.mark.chaos
 @pytest.mark.parametrize("by", ["-1h", "+1h"])
 def test_commands_of_a_host_whose_clock_is_an_hour_off_do_as_ever(arena: Arena, by: str) -> None:
-    # Given a worker in the true time, which is drained, and then others that are not
+    # Given a host whose commands and workers live in another time than the server
     arena.lab.environment |= fake_time() | {"FAKETIME": by}
     run = arena.lab.start("run", lay_out(arena, sleep_s=0.1), "--slots", 2, "--lease", 2)
     arena.wait_ran(8)
