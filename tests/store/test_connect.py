@@ -23,7 +23,7 @@ from mrun.engine.errors import (
     UsageError,
 )
 from mrun.engine.settings import Secret, Settings, load_settings
-from mrun.engine.store.connect import Broker, check_server, find_broker, open_broker, translate_errors, url_of
+from mrun.engine.store.connect import Broker, check_server, find_broker, greeted, open_broker, translate_errors, url_of
 from mrun.engine.store.server import start_own_server, stop_own_server
 from tests.conftest import TestServer
 from tests.store.homes import OwnHome, own_home
@@ -311,6 +311,24 @@ async def test_blocking_connection_waits_longer_than_others(shared_server: TestS
     async with opened(broker) as client:
         with pytest.raises(BrokerAwayError), translate_errors():
             await client.blpop(["nothing"], timeout=0.5)
+
+
+async def test_worker_that_begins_when_connections_break_greets_again(own_server: TestServer):
+    # Given a server that hangs up on the first connection, in the middle of what is asked first
+    tries = 0
+
+    async def greet() -> bool:
+        nonlocal tries
+        tries += 1
+        async with opened(Broker(own_server.url, "a test")) as client:
+            if tries == 1:
+                with own_server.client() as admin:
+                    admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            with translate_errors():
+                return bool(await client.ping())
+
+    assert await greeted(greet)
+    assert tries == 2
 
 
 # Errors
