@@ -19,11 +19,11 @@ from typing import Any
 from benchmarks.dispatch import Row, mrun_round, queue_study
 from benchmarks.figures import Size, main_of, median, spread
 from benchmarks.stage import Stage, stage
-from mrun.engine.enqueue import Order, check, enqueue, prepare
 from mrun.engine.records import ClaimRequest, OutcomeRun, Settlement, WorkerFacts
 from mrun.engine.store.durability import FlushNeeds
 from mrun.engine.store.seal import load_seal
 from mrun.engine.store.store import Store
+from mrun.engine.studies.enqueue import Order, check, enqueue, prepare
 
 #: Policy of the server, and what is waited for besides.
 WAYS = {

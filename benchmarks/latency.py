@@ -25,9 +25,9 @@ from typing import Any
 
 from benchmarks.figures import Size, main_of, percentile, spread
 from benchmarks.stage import Stage, stage
-from mrun.engine.enqueue import Order, check, enqueue, prepare
 from mrun.engine.store.seal import load_seal
 from mrun.engine.store.store import Staged, Store
+from mrun.engine.studies.enqueue import Order, check, enqueue, prepare
 
 QUEUES = ("here", "elsewhere")
 #: Steps of a chain: so many hand-overs less one.

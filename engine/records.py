@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import msgspec
 
@@ -48,6 +49,18 @@ class SampleState(enum.StrEnum):
     RETRY = "retry"
 
 
+class ReturnCode(enum.IntEnum):
+    """Exit codes by which a step speaks to the engine."""
+
+    SUCCESS = 0
+    RESTART = 100
+    SOFT_FAIL = 101
+    HARD_FAIL = 102
+    RETRY = 104
+    STOP_WORKERS = 105
+    RAISE_ERROR = 106
+
+
 class Flags(enum.IntFlag):
     """What else a run of outcomes does."""
 
@@ -62,6 +75,11 @@ def failure_flags(on_failure: str) -> Flags:
     if on_failure == "skip":
         return Flags.BLOCKING
     return Flags.BLOCKING | Flags.STOPS_STUDY if on_failure == "abort" else Flags.NONE
+
+
+#: What an earlier run brought to its end, as fields of `study:<s>:past`: <node>:<chunk>:<kind> → number of bits, blank,
+#: bitmap.
+Past = Sequence[tuple[str, bytes]]
 
 
 class OutcomeRun(msgspec.Struct, frozen=True, array_like=True):

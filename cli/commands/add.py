@@ -9,7 +9,7 @@ from mrun.cli.commands.restart import find_workspace
 from mrun.cli.invocation import Invocation, Session, takes_invocation
 from mrun.cli.shown import counted, work_line
 from mrun.cli.waiting import Display, wait_for_end
-from mrun.engine.growth import Added, StillRunningError, add_samples
+from mrun.engine.studies.growth import Added, StillRunningError, add_samples
 
 
 @click.command("add")

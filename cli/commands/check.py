@@ -24,11 +24,11 @@ from mrun.cli.graph import (
 from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.cli.output import Output
 from mrun.cli.shown import counted
-from mrun.engine.enqueue import Checked
 from mrun.engine.plan.compile import compile_plan
-from mrun.engine.plan.estimate import Estimate, WayEstimate, estimate_study, table_at_hand
 from mrun.engine.plan.model import Plan, PlanStep, SampleTable
 from mrun.engine.resources import Demand
+from mrun.engine.studies.enqueue import Checked
+from mrun.engine.studies.estimate import Estimate, WayEstimate, estimate_study, table_at_hand
 
 _DRAWN: dict[str, Callable[[Graph], Iterator[str]]] = {"text": draw_text, "mermaid": draw_mermaid, "dot": draw_dot}
 

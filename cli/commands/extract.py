@@ -11,7 +11,7 @@ from mrun.cli.commands.retry import parse_ranges
 from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.cli.shown import counted
 from mrun.engine.errors import WorkspaceError
-from mrun.engine.work.outputs import Source, sample_outputs
+from mrun.engine.workspace.outputs import Source, sample_outputs
 
 
 @click.command("extract")

@@ -13,10 +13,10 @@ import click
 from mrun.cli.commands.restart import find_workspace
 from mrun.cli.commands.retry import parse_ranges
 from mrun.cli.invocation import Invocation, takes_invocation
-from mrun.engine.plan.kept import read_kept
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
-from mrun.engine.work.outputs import SampleOutput, Source, sample_outputs
+from mrun.engine.workspace.outputs import SampleOutput, Source, sample_outputs
+from mrun.engine.workspace.plan_file import read_kept
 
 
 def plan_of(invocation: Invocation, selector: str) -> Plan:

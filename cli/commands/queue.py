@@ -14,12 +14,12 @@ import msgspec
 from mrun.cli.invocation import COMMAND_PATIENCE_S, Invocation, current_dir, takes_invocation
 from mrun.cli.output import Output
 from mrun.cli.shown import counted, work_line
-from mrun.engine.enqueue import Checked, Opening, Order, Queued, check, enqueue_run, prepare, queued_study
 from mrun.engine.errors import BrokerAwayError, UsageError
 from mrun.engine.ids import new_study_id
 from mrun.engine.plan.dry import INSTANCES_MOST, write_scripts
 from mrun.engine.plan.model import Plan
 from mrun.engine.store.connect import Broker
+from mrun.engine.studies.enqueue import Checked, Opening, Order, Queued, check, enqueue_run, prepare, queued_study
 
 #: The lowest and the highest, as `mrun priority` takes them.
 PRIORITIES = (-1000, 1000)

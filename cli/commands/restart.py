@@ -11,8 +11,8 @@ from mrun.cli.invocation import Invocation, Session, takes_invocation
 from mrun.cli.output import Output
 from mrun.cli.shown import counted, work_line
 from mrun.engine.errors import NotFoundError, UsageError
-from mrun.engine.reopen import Reopened, reopen, workspace_of
-from mrun.engine.work.history import UNFINISHED, Selection
+from mrun.engine.studies.reopen import Reopened, reopen, workspace_of
+from mrun.engine.workspace.history import UNFINISHED, Selection
 
 
 async def find_workspace(session: Session, selector: str) -> str:

@@ -7,7 +7,7 @@ import click
 from mrun.cli.commands.restart import reopen_selection, say_reopened
 from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.engine.errors import UsageError
-from mrun.engine.work.history import Fate, Selection
+from mrun.engine.workspace.history import Fate, Selection
 
 
 def parse_ranges(text: str) -> list[tuple[int, int]]:

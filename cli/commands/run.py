@@ -28,7 +28,6 @@ from mrun.cli.invocation import Invocation, Session, address_for_children, takes
 from mrun.cli.shown import FailedPlace, counted, duration, show_study, study_json, work_line
 from mrun.cli.stock import allocation_here, stock_of
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
-from mrun.engine.enqueue import Checked, Order, Queued, enqueue, prepare
 from mrun.engine.errors import BrokerError, ExitCode, LauncherError, MrunError
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
@@ -36,6 +35,7 @@ from mrun.engine.resources import Inventory
 from mrun.engine.stop_signals import stop_signals
 from mrun.engine.store.connect import Broker
 from mrun.engine.store.views import StudyStatus
+from mrun.engine.studies.enqueue import Checked, Order, Queued, enqueue, prepare
 
 _FAILURES_SHOWN = 10
 #: Of the last steps' output: so many nodes, so many bytes of each.

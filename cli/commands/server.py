@@ -10,8 +10,8 @@ import click
 from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.cli.shown import counted
 from mrun.engine.errors import BrokerError, NotFoundError
+from mrun.engine.server.own import ServerFacts, find_own_server, start_own_server, stop_own_server
 from mrun.engine.store.connect import Broker, check_server, open_broker
-from mrun.engine.store.server import ServerFacts, find_own_server, start_own_server, stop_own_server
 
 
 @click.group("server")

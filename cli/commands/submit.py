@@ -9,10 +9,10 @@ import msgspec
 
 from mrun.cli.commands.queue import queue_checked, turn_options
 from mrun.cli.invocation import Invocation, current_dir, takes_said
-from mrun.engine.enqueue import Order
 from mrun.engine.errors import UsageError
 from mrun.engine.plan.array import parse_array
-from mrun.engine.submission import Submission, check_submission, prepare_submission
+from mrun.engine.studies.enqueue import Order
+from mrun.engine.studies.submission import Submission, check_submission, prepare_submission
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,11 +21,11 @@ from mrun.cli.invocation import Invocation, address_for_children, current_dir, t
 from mrun.cli.logs import set_up_logging
 from mrun.cli.one_worker import WorkerSaid, run_here
 from mrun.cli.output import Output
-from mrun.engine.enqueue import workers_of
 from mrun.engine.errors import UsageError
 from mrun.engine.plan.workers import WorkerOrder
 from mrun.engine.settings import Settings
 from mrun.engine.store.connect import Broker
+from mrun.engine.studies.enqueue import workers_of
 from mrun.launchers.surroundings import Surroundings, look_around
 from mrun.launchers.worker_launch import ALL, HERE, Launched, launched
 

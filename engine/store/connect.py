@@ -25,10 +25,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from mrun.engine.errors import BrokerAwayError, BrokerError, MrunError, NotFoundError, SettingsError, UsageError
+from mrun.engine.server.binary import MIN_VERSION
+from mrun.engine.server.files import ACCESS_FILE, Access, read_access
+from mrun.engine.server.own import ServerFacts, find_own_server, start_own_server
 from mrun.engine.settings import Secret, Settings
-from mrun.engine.store.server import ServerFacts, find_own_server, start_own_server
-from mrun.engine.store.server_binary import MIN_VERSION
-from mrun.engine.store.server_files import ACCESS_FILE, Access, read_access
 
 #: How long the server may take to accept a connection, and to answer a command.
 ANSWER_TIMEOUT_S = 5.0

@@ -18,9 +18,9 @@ import redis.exceptions
 import structlog
 
 from mrun.engine.errors import BrokerError
+from mrun.engine.server.own import flush_each_write
 from mrun.engine.settings import Settings
 from mrun.engine.store.connect import Broker, ServerCheck, check_server, translate_errors, url_of
-from mrun.engine.store.server import flush_each_write
 
 #: One question lasts at most so long, twice: less than a connection waits for an answer.
 _ASK_MS = 2000

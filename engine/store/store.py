@@ -28,6 +28,7 @@ from mrun.engine.records import (
     Claim,
     ClaimAnswer,
     ClaimRequest,
+    Past,
     ReclaimAnswer,
     SettleAnswer,
     Settlement,
@@ -66,10 +67,6 @@ def _move_text(name: str) -> str:
     before, _, after = body.rpartition("-- prelude --\n")
     *parts, mend = [(room / "prelude" / f"{part}.lua").read_text() for part in _PRELUDE]
     return "\n".join([shebang, before, *parts, "local function move()", after, "end", mend])
-
-
-#: Fields of `study:<s>:past`: <node>:<chunk>:<kind> → number of bits, blank, bitmap.
-Past = Sequence[tuple[str, bytes]]
 
 
 class Staged(NamedTuple):

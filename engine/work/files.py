@@ -24,10 +24,10 @@ import msgspec
 
 from mrun.engine.plan.render import NodeText
 from mrun.engine.records import LEFT_RESUMING, MAY_HAVE_STARTED, RESUMES, Claim
-from mrun.engine.work.descriptors import write_all
 from mrun.engine.work.outcomes import Exit
 from mrun.engine.work.processes import Running, Stream
 from mrun.engine.work.studies import WorkedStudy
+from mrun.engine.workspace.descriptors import write_all
 
 MARKER = "MERLIN_FINISHED"
 _SCRIPT_MODE = 0o755

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.records import Claim
-from mrun.engine.work.descriptors import copy, high, size_of
 from mrun.engine.work.files import Ended, Instance, Ready, keep_within, make_directory, move_aside
 from mrun.engine.work.script_memory import ScriptMemory
 from mrun.engine.work.scripts import PassedScript, ScriptPasser, keep_node_scripts
+from mrun.engine.workspace.descriptors import copy, high, size_of
 
 #: Workspaces whose files for output are kept open; the least recently used go first.
 _WORKSPACES_MOST = 16

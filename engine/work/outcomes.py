@@ -6,25 +6,12 @@ so on.
 
 from __future__ import annotations
 
-import enum
 import signal
 
 import msgspec
 
 from mrun.engine.plan.model import Terms
-from mrun.engine.records import Flags, SampleState, failure_flags
-
-
-class ReturnCode(enum.IntEnum):
-    """Exit codes by which a step speaks to the engine."""
-
-    SUCCESS = 0
-    RESTART = 100
-    SOFT_FAIL = 101
-    HARD_FAIL = 102
-    RETRY = 104
-    STOP_WORKERS = 105
-    RAISE_ERROR = 106
+from mrun.engine.records import Flags, ReturnCode, SampleState, failure_flags
 
 
 class Exit(msgspec.Struct, frozen=True):

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import anyio.lowlevel
 
-from mrun.engine.work.descriptors import high, size_of
 from mrun.engine.work.files import Ended, Instance, Ready, make_directory
 from mrun.engine.work.script_memory import ScriptMemory
 from mrun.engine.work.scripts import PassedScript, ScriptPasser, keep_node_scripts
-from mrun.engine.work.segments import Packed, SegmentWriter, was_begun
+from mrun.engine.workspace.descriptors import high, size_of
+from mrun.engine.workspace.segments import Packed, SegmentWriter, was_begun
 
 #: Workspaces whose segments are kept open; the least recently used is closed, and goes on in a new segment.
 _WORKSPACES_MOST = 16

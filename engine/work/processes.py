@@ -24,8 +24,8 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-from mrun.engine.work.descriptors import high
 from mrun.engine.work.outcomes import Exit
+from mrun.engine.workspace.descriptors import high
 
 #: Between TERM and KILL.
 GRACE_S = 10.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from mrun.engine.work.descriptors import high
+from mrun.engine.workspace.descriptors import high
 
 
 class ScriptMemory:

@@ -12,8 +12,8 @@ from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 from mrun.engine.work.desk import Desk
 from mrun.engine.work.held import Ending, HeldClaim
-from mrun.engine.work.journal import Record, Settled, Void
 from mrun.engine.work.studies import Studies
+from mrun.engine.workspace.journal import Record, Settled, Void
 
 #: A claim of many short samples is settled so often.
 SETTLE_EVERY_S = 1.0

@@ -17,12 +17,12 @@ from mrun.engine.resources import CPUS
 from mrun.engine.work.desk import Desk
 from mrun.engine.work.execution import Executor, StartError
 from mrun.engine.work.held import Ending, HeldClaim
-from mrun.engine.work.journal import Claimed
 from mrun.engine.work.launched import JobLeftError, LaunchError
 from mrun.engine.work.outcomes import CANCELLED, Exit, Outcome, judge
 from mrun.engine.work.processes import GRACE_S
 from mrun.engine.work.studies import Studies, WorkedStudy
 from mrun.engine.work.warm_shell import WarmShellError
+from mrun.engine.workspace.journal import Claimed
 
 #: A sample that runs so long gives the rest of its claim to other slots.
 SLOW_S = 2.0

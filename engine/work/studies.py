@@ -14,7 +14,7 @@ from mrun.engine.plan.reader import SampleReader
 from mrun.engine.plan.render import NodeText
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
-from mrun.engine.work.journal import JOURNAL_VERSION, Header, JournalWriter
+from mrun.engine.workspace.journal import JOURNAL_VERSION, Header, JournalWriter
 
 #: Studies and node texts that are kept ready; the least recently used goes first.
 _STUDIES_MOST, _NODES_MOST = 64, 1024

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mrun.engine.enqueue import Order
 from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.model import Plan, SampleTable
 from mrun.engine.plan.render import NodeText
-from mrun.engine.submission import Submission, check_submission
+from mrun.engine.studies.enqueue import Order
+from mrun.engine.studies.submission import Submission, check_submission
 from tests.cli.homes import Home
 
 SHOW_ID = ("--", "bash", "-c", "echo $MRUN_ARRAY_ID/$MRUN_ARRAY_COUNT/$MRUN_SAMPLE_ID")

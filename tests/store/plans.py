@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from mrun.engine.ids import new_study_id
 from mrun.engine.plan.model import Barrier, Node, Plan, PlanStep, SampleTable
-from mrun.engine.records import Claim, ClaimRequest, OutcomeRun, Settlement, WorkerFacts
+from mrun.engine.records import Claim, ClaimRequest, OutcomeRun, Past, Settlement, WorkerFacts
 from mrun.engine.store.seal import Seal
-from mrun.engine.store.store import Past, Store
+from mrun.engine.store.store import Store
 
 SEAL = Seal(bytes(32))
 

@@ -22,9 +22,9 @@ from mrun.engine.errors import (
     SettingsError,
     UsageError,
 )
+from mrun.engine.server.own import start_own_server, stop_own_server
 from mrun.engine.settings import Secret, Settings, load_settings
 from mrun.engine.store.connect import Broker, check_server, find_broker, greeted, open_broker, translate_errors, url_of
-from mrun.engine.store.server import start_own_server, stop_own_server
 from tests.conftest import TestServer
 from tests.store.homes import OwnHome, own_home
 

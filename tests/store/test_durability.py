@@ -18,12 +18,12 @@ import structlog.testing
 
 from mrun.engine.errors import BrokerAwayError, BrokerError, ExitCode
 from mrun.engine.records import OutcomeRun
+from mrun.engine.server.files import read_record, server_home
+from mrun.engine.server.own import find_own_server, start_own_server, stop_own_server
 from mrun.engine.settings import load_settings
 from mrun.engine.store import durability
 from mrun.engine.store.connect import Broker, check_server, open_broker
 from mrun.engine.store.durability import Flusher, FlushNeeds, flush_needs
-from mrun.engine.store.server import find_own_server, start_own_server, stop_own_server
-from mrun.engine.store.server_files import read_record, server_home
 from mrun.engine.store.store import Store
 from tests.cli.homes import Home
 from tests.conftest import TestServer, wait_until

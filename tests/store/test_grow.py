@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from mrun.engine.enqueue import step_facts
 from mrun.engine.plan.model import Plan
 from mrun.engine.records import OutcomeRun
 from mrun.engine.store.store import Store
-from mrun.engine.work.history import past_of
+from mrun.engine.studies.enqueue import step_facts
+from mrun.engine.workspace.history import past_of
 from tests.store.plans import SEAL, IdleWorker, S, larger, make_plan, state_of, step_counts, submit, worker_of
 
 

@@ -18,10 +18,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from mrun.engine.errors import BrokerAwayError, BrokerError, ExitCode, SettingsError, UsageError
+from mrun.engine.server.files import Listen, listen_url, parse_listen, read_access
+from mrun.engine.server.own import ServerFacts, find_own_server, start_own_server, stop_own_server
 from mrun.engine.settings import Secret, Settings, load_settings
 from mrun.engine.store import server, server_files
-from mrun.engine.store.server import ServerFacts, find_own_server, start_own_server, stop_own_server
-from mrun.engine.store.server_files import Listen, listen_url, parse_listen, read_access
 from tests.conftest import wait_until
 from tests.store.homes import OwnHome, own_home
 
@@ -31,7 +31,7 @@ _START = """
 import json, os
 from pathlib import Path
 from mrun.engine.settings import load_settings
-from mrun.engine.store.server import start_own_server
+from mrun.engine.server.own import start_own_server
 facts = start_own_server(load_settings({}, os.environ, Path.cwd()))
 print(json.dumps([facts.pid, facts.started_now]))
 """

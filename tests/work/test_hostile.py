@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mrun.engine.work.journal import Claimed, Settled, Void
+from mrun.engine.workspace.journal import Claimed, Settled, Void
 from tests.conftest import wait_until
 from tests.lab import BIN, Lab, random_of
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from mrun.engine.work.journal import Header, JournalWriter, read_journal
+from mrun.engine.workspace.journal import Header, JournalWriter, read_journal
 from tests.lab import Lab
 
 SPEC = """

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mrun.engine.enqueue import Checked, Order, check
 from mrun.engine.errors import SpecError
 from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.model import SampleTable
+from mrun.engine.studies.enqueue import Checked, Order, check
 
 PAGE = Path(__file__).parents[3] / "docs" / "specs.md"
 EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)

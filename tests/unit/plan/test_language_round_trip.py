@@ -13,12 +13,12 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from mrun.engine.enqueue import Order, check, prepare
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.reader import SampleReader
 from mrun.engine.plan.render import NodeText
 from mrun.engine.spec.dump import dump_spec
 from mrun.engine.spec.model import Text, Tree
+from mrun.engine.studies.enqueue import Order, check, prepare
 
 ENVIRONMENT = {"HOME": "/home/a b: #c", "STAR": "*anchor", "COST": "$STAR and \\", "PATH": "/nowhere"}
 #: What is hard for YAML, for the shell's words, or for a scanner of tokens.

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mrun.engine.enqueue import Order, check
 from mrun.engine.errors import Problem, SpecError
+from mrun.engine.studies.enqueue import Order, check
 
 GOOD = """\
 description:

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrun.engine.plan.downstream import with_downstream
 from mrun.engine.plan.model import Plan
+from mrun.engine.workspace.downstream import with_downstream
 from tests.store.plans import S, make_plan
 
 SAMPLES = 4

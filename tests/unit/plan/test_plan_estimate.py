@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrun.engine.errors import SpecError
-from mrun.engine.plan.estimate import (
+from mrun.engine.plan.paths import sample_path
+from mrun.engine.plan.samples import SamplesRequest
+from mrun.engine.studies.estimate import (
     CONVERTED_FILES,
     GENERATE_FILES,
     STUDY_DIRECTORIES,
@@ -17,8 +19,6 @@ from mrun.engine.plan.estimate import (
     sample_directories,
     table_at_hand,
 )
-from mrun.engine.plan.paths import sample_path
-from mrun.engine.plan.samples import SamplesRequest
 
 from .specs import make_spec, parameter, plan, step
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mrun.engine.enqueue import Order, check
 from mrun.engine.errors import SpecError
+from mrun.engine.studies.enqueue import Order, check
 
 SPEC = """
 description: {name: slips, description: names that are nearly ours}

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from mrun.engine.errors import NotFoundError, WorkspaceError
 from mrun.engine.plan.model import Plan
-from mrun.engine.work.history import (
+from mrun.engine.workspace.history import (
     UNFINISHED,
     Fate,
     Selection,
@@ -23,8 +23,8 @@ from mrun.engine.work.history import (
     select,
     without,
 )
-from mrun.engine.work.journal import Claimed, Header, JournalWriter, Record, Settled, Void
-from mrun.engine.work.run_base import keep_base
+from mrun.engine.workspace.journal import Claimed, Header, JournalWriter, Record, Settled, Void
+from mrun.engine.workspace.run_base import keep_base
 from tests.store.plans import S, make_plan
 
 N, B, F, X, XB = Fate.NONE, Fate.BEGUN, Fate.FINISHED, Fate.FAILED, Fate.FAILED_BLOCKING

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrun.engine.errors import WorkspaceError
-from mrun.engine.work.journal import Claimed, Header, JournalWriter, Record, Settled, Void, read_journal
+from mrun.engine.workspace.journal import Claimed, Header, JournalWriter, Record, Settled, Void, read_journal
 
 RECORDS: list[Record] = [
     Header(1, "study", "worker", "host", 1.0),

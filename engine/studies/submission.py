@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from mrun.engine.enqueue import Checked, Order, check, prepare
+from mrun.engine.studies.enqueue import Checked, Order, check, prepare
 from mrun.engine.errors import Problem, SpecError, UsageError
 from mrun.engine.plan.array import Array
 from mrun.engine.plan.columns import count_columns

@@ -11,7 +11,7 @@ from mrun.engine.errors import NotFoundError, WorkspaceError
 from mrun.engine.nearest import nearest_hint
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.render import NodeText
-from mrun.engine.work.segments import read_packed
+from mrun.engine.workspace.segments import read_packed
 
 _READ_BYTES = 1 << 20
 

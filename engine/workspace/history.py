@@ -12,14 +12,12 @@ import numpy.typing as npt
 
 from mrun.engine.errors import NotFoundError
 from mrun.engine.nearest import nearest_hint
-from mrun.engine.plan.downstream import Choice
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
-from mrun.engine.records import Flags, SampleState, failure_flags
-from mrun.engine.store.store import Past
-from mrun.engine.work.journal import Claimed, Settled, Void, read_journal
-from mrun.engine.work.outcomes import ReturnCode
-from mrun.engine.work.run_base import Fates, read_base
+from mrun.engine.records import Flags, Past, ReturnCode, SampleState, failure_flags
+from mrun.engine.workspace.downstream import Choice
+from mrun.engine.workspace.journal import Claimed, Settled, Void, read_journal
+from mrun.engine.workspace.run_base import Fates, read_base
 
 _BLOCKING_CODES = (ReturnCode.HARD_FAIL, ReturnCode.RAISE_ERROR)
 

@@ -24,9 +24,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from mrun.engine.errors import BrokerAwayError, BrokerError
-from mrun.engine.settings import Secret, Settings, private_dir
-from mrun.engine.store.server_binary import find_binary
-from mrun.engine.store.server_files import (
+from mrun.engine.server.binary import find_binary
+from mrun.engine.server.files import (
     Listen,
     ServerHome,
     ServerRecord,
@@ -43,6 +42,7 @@ from mrun.engine.store.server_files import (
     write_config,
     write_record,
 )
+from mrun.engine.settings import Secret, Settings, private_dir
 
 #: How long a server may take until it is ready, and to end.
 START_TIMEOUT_S = 30.0

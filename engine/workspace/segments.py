@@ -29,7 +29,7 @@ import numpy as np
 
 from mrun.engine.errors import WorkspaceError
 from mrun.engine.plan.places import JOURNAL_DIR
-from mrun.engine.work.descriptors import copy, write_all
+from mrun.engine.workspace.descriptors import copy, write_all
 
 #: A segment that is as long as this, or longer, gets no further sample.
 SEGMENT_BYTES = 1 << 30

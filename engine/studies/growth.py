@@ -17,14 +17,14 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from mrun.engine.enqueue import Queued, queued_study, step_facts
+from mrun.engine.studies.enqueue import Queued, queued_study, step_facts
 from mrun.engine.errors import BrokerError, NotFoundError, UsageError, WorkspaceError
-from mrun.engine.plan.kept import KeptStudy, keep, opened, run_key
+from mrun.engine.workspace.plan_file import KeptStudy, keep, opened, run_key
 from mrun.engine.plan.model import Plan, SampleTable
 from mrun.engine.plan.paths import MAX_LISTED_PATHS
 from mrun.engine.plan.places import INFO_DIR
 from mrun.engine.plan.samples import bring_samples, open_samples, value_kind
-from mrun.engine.reopen import reopen_grown
+from mrun.engine.studies.reopen import reopen_grown
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 

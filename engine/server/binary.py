@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mrun.engine.errors import BrokerError
-from mrun.engine.store.server_files import ServerHome, ServerRecord
+from mrun.engine.server.files import ServerHome, ServerRecord
 
 #: The oldest server whose scripts and streams do what the moves need.
 MIN_VERSION = (7, 0)

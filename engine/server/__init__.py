@@ -1,0 +1,1 @@
+"""The user's own server on this host."""
