@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrun.engine.work import segments
+from mrun.engine.workspace import segments
 from mrun.engine.workspace.outputs import Source
 from mrun.engine.workspace.segments import RECORD_BYTES, Packed, SegmentWriter, packed_dir, read_packed, was_begun
 from tests.unit.work.turns import turns_during
