@@ -18,11 +18,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from mrun.engine.errors import BrokerAwayError, BrokerError, ExitCode, SettingsError, UsageError
+from mrun.engine.server import files as server_files
+from mrun.engine.server import own as server
 from mrun.engine.server.files import Listen, listen_url, parse_listen, read_access
 from mrun.engine.server.own import ServerFacts, find_own_server, start_own_server, stop_own_server
 from mrun.engine.settings import Secret, Settings, load_settings
-from mrun.engine.server import files as server_files
-from mrun.engine.server import own as server
 from tests.conftest import wait_until
 from tests.store.homes import OwnHome, own_home
 
