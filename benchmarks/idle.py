@@ -22,7 +22,7 @@ from benchmarks.stage import Stage, stage
 from mrun.engine.records import ClaimRequest, WorkerFacts
 from mrun.engine.resources import Inventory
 from mrun.engine.store.bells import Bells
-from mrun.engine.store.keys import Keys
+from mrun.engine.store.schema import Keys
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 from mrun.engine.work.desk import Desk, WorkerOptions
@@ -101,7 +101,7 @@ def measure(size: Size) -> dict[str, Any]:
         for one in crowds:
             one.start()
         try:
-            while on.client.zcard(Keys(NAMESPACE).named("workers")) < workers:
+            while on.client.zcard(Keys(NAMESPACE).workers) < workers:
                 if any(one.exitcode is not None for one in crowds):
                     raise RuntimeError("The simulated workers have failed; see above.")
                 time.sleep(0.05)

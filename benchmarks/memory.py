@@ -53,7 +53,7 @@ class Case:
         facts = WorkerFacts(host="h", pid=1, queues=("a",), slots=4)
         await self.store.beat(_WORKER, 3600, [], 0, facts=facts)
         staged = await self.store.submit("s", make_plan(samples, retry_delay_s), _SEAL)
-        words = ["name", "m", "root", "s", "walltimes", "[0]", "nodes_left", 2, "step_count", 2]
+        words = ["name", "m", "root", "s", "walltimes", "[0]", "instances_left", 2, "step_count", 2]
         await self.store.commit("s", staged, words)
         return self.one.server_bytes()
 
@@ -87,9 +87,9 @@ async def retried_and_ready(case: Case, bad: int) -> int:
     await case.settle_all((OutcomeRun(1, "finished"), OutcomeRun(1, "retry")))
     client, keys = case.store.client, case.store.keys
     # As if the hours of the delay had passed.
-    later = f"{keys.study('s')}:later"
+    later = keys.retries('s')
     await client.zadd(later, dict.fromkeys(await client.zrange(later, 0, -1), 1))
-    await client.zadd(keys.named("later"), {"s": 1})
+    await client.zadd(keys.later, {"s": 1})
     counts: dict[bytes, bytes] = {b"retrying": b"1"}
     while int(counts[b"retrying"]):
         for claim in await case.claim(1):

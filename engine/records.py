@@ -35,8 +35,8 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def text(self) -> str:
-        """The number as Redis keys hold it."""
-        return str(self.number)
+        """What the server calls it."""
+        return f"{self.number}:{self.study}"
 
 
 class SampleState(enum.StrEnum):
@@ -195,6 +195,20 @@ class WorkerFacts(msgspec.Struct, frozen=True):
     #: As `--resources` is written; and whether its CPUs were told, or only found.
     resources: str = "cpus=1"
     has_told_cpus: bool = False
+
+
+class BeatRequest(msgspec.Struct, frozen=True, array_like=True):
+    """A worker's sign of life."""
+
+    lease_ms: int
+    #: The claims that it has, and the highest number of one that it has seen.
+    claims: tuple[str, ...]
+    highest: str
+    is_draining: bool
+    #: What others may know of it, as field, value, …: only if it is to be registered.
+    facts: tuple[str | int, ...] = ()
+    #: Until its allocation ends; -1: never.
+    time_left_ms: int = -1
 
 
 class BeatAnswer(msgspec.Struct, frozen=True, array_like=True):

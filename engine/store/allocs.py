@@ -127,7 +127,7 @@ class Allocs:
 
     async def names(self) -> list[str]:
         """In the order in which they were added."""
-        raw = await self._store.call("ZRANGE", self._store.keys.named("allocs"), 0, -1)
+        raw = await self._store.call("ZRANGE", self._store.keys.allocs, 0, -1)
         return [name.decode() for name in raw]
 
     async def add(self, terms: AllocTerms) -> bool:

@@ -10,10 +10,9 @@ from typing import Any
 
 import msgspec
 
-from mrun.engine.errors import NotFoundError
 from mrun.engine.resources import read_demands
 from mrun.engine.store.store import Store
-from mrun.engine.store.views import UNFINISHED, WorkerStatus, whole
+from mrun.engine.store.views import UNFINISHED, WorkerStatus, on_queue, step_facts, texts, whole
 
 #: Entries of a stream that are counted. More of them are samples enough for any number of jobs.
 _ENTRIES_MOST = 5000
@@ -51,7 +50,8 @@ class _Study(msgspec.Struct, frozen=True):
 
     study: str
     is_claimable: bool
-    queues: tuple[str, ...]
+    #: Samples that are ready, by queue.
+    ready: dict[str, int]
     running: int
     classes: tuple[ClassNeeds, ...]
 
@@ -76,7 +76,7 @@ async def look_at_backlog(
     for study in studies:
         fitting = [number for number, needs in enumerate(study.classes) if fits(needs)]
         if study.is_claimable and fitting:
-            for queue in study.queues:
+            for queue in study.ready:
                 ready += await _ready(store, study, queue, fitting)
         # A study of which nothing fits is nothing to come for, and may be another allocation's.
         if fitting and not has_worker:
@@ -87,17 +87,17 @@ async def look_at_backlog(
 async def _unfinished(store: Store, queues: Sequence[str]) -> list[_Study]:
     """The studies that have not ended, and use one of the queues."""
     found = []
-    for raw in await store.call("ZRANGE", store.keys.named("studies"), 0, -1):
-        fields = ("state", "is_held", "queues", "running", "walltimes", "demands")
-        told = await store.look("HMGET", store.keys.study(raw.decode()), *fields) or [None] * len(fields)
-        *facts, demands = told
-        state, is_held, names, running, walltimes = (value and value.decode(errors="replace") for value in facts)
-        shared = tuple(name for name in (names or "").split(",") if name in queues)
-        if state not in UNFINISHED or not shared:
+    names = [raw.decode() for raw in await store.call("ZRANGE", store.keys.studies, 0, -1)]
+    for study, reply in zip(names, await store.look_at([("HGETALL", store.keys.study(s)) for s in names]), strict=True):
+        raw = texts(reply)
+        shared = tuple(name for name in raw.get("queues", "").split(",") if name in queues)
+        if raw.get("state") not in UNFINISHED or not shared:
             continue
-        is_claimable = state == "running" and is_held != "1"
-        classes = tuple(_classes(walltimes or "[0]", demands))
-        found.append(_Study(raw.decode(), is_claimable, shared, whole(running), classes))
+        is_claimable = raw["state"] == "running" and raw.get("is_held") != "1"
+        classes = tuple(_classes(raw.get("walltimes", "[0]"), raw.get("demands", "").encode() or None))
+        steps = step_facts(raw.get("steps", "[]"))
+        ready = {queue: on_queue(raw, steps, queue, "ready") for queue in shared}
+        found.append(_Study(study, is_claimable, ready, whole(raw.get("running")), classes))
     return found
 
 
@@ -113,7 +113,7 @@ def _classes(walltimes: str, demands: bytes | None) -> Iterator[ClassNeeds]:
 
 async def _ready(store: Store, study: _Study, queue: str, fitting: Sequence[int]) -> int:
     """Samples of a study on a queue that are ready, of the classes that fit."""
-    ready = whole(await store.look("HGET", store.keys.study_queue(study.study, queue), "ready"))
+    ready = study.ready[queue]
     if not ready or len(fitting) == len(study.classes):
         return ready
     counted = [await _in_stream(store, study.study, store.keys.stream(queue, study.study, one)) for one in fitting]
@@ -121,32 +121,24 @@ async def _ready(store: Store, study: _Study, queue: str, fitting: Sequence[int]
 
 
 async def _in_stream(store: Store, study: str, stream: str) -> int:
-    """Samples in a stream that no worker has read."""
-    try:
-        groups = await store.look("XINFO", "GROUPS", stream)
-    except NotFoundError:
-        return 0  # streams that empty are deleted
-    if groups is None:
-        return 0
-    facts = _paired(groups[0]) if groups else {}
-    delivered = facts.get(b"last-delivered-id", b"0-0").decode()
-    entries = await store.call("XRANGE", stream, f"({delivered}", "+", "COUNT", _ENTRIES_MOST)
+    """Samples in a stream."""
+    entries = await store.look("XRANGE", stream, "-", "+", "COUNT", _ENTRIES_MOST) or []
     return sum([await _in_entry(store, study, fields) for _, fields in entries])
 
 
 async def _in_entry(store: Store, study: str, fields: Any) -> int:
-    """Samples of an entry: a range, or those that are loose under a name."""
+    """Samples of an entry: a range, or scattered ones under a name."""
     task = _paired(fields)[b"t"].decode(errors="replace")
     if task.startswith("*"):
-        return whole(await store.look("HGET", store.keys.loose(study), task[1:]))
+        return whole(await store.look("HGET", store.keys.scattered(study), task[1:]))
     numbers = task.split()
-    return whole(numbers[2]) - whole(numbers[1]) if len(numbers) > 2 else 0
+    return whole(numbers[3]) - whole(numbers[2]) if len(numbers) > 3 else 0
 
 
 async def _is_due(store: Store, study: str, now_ms: int) -> bool:
     """Whether a retry of the study is due, or something is to be done for it."""
-    due_ms = await store.call("ZSCORE", store.keys.named("later"), study)
-    todo = await store.call("ZSCORE", store.keys.named("todo"), study)
+    due_ms = await store.call("ZSCORE", store.keys.later, study)
+    todo = await store.call("ZSCORE", store.keys.todo, study)
     return todo is not None or (due_ms is not None and float(due_ms) <= now_ms)
 
 

@@ -9,7 +9,7 @@ import redis.asyncio
 
 from mrun.engine.errors import MrunError
 from mrun.engine.store.connect import translate_errors, url_of
-from mrun.engine.store.keys import Keys
+from mrun.engine.store.schema import Keys
 
 #: How much longer than asked a read may take before its connection is believed dead.
 _WATCHDOG_S = 5.0

@@ -8,7 +8,6 @@ Refused: WAITAOF on Valkey with `appendfsync everysec`, which is answered before
 from __future__ import annotations
 
 import time
-from importlib import resources
 
 import anyio
 import anyio.to_thread
@@ -26,6 +25,9 @@ from mrun.engine.store.connect import Broker, ServerCheck, check_server, transla
 _ASK_MS = 2000
 #: How long a command waits until it says that a change is not on the disk. `everysec` may be two seconds late.
 FLUSH_PATIENCE_S = 10.0
+
+#: A write and nothing else, for WAITAOF and WAIT to wait for; also on a server that is full.
+_MARK = "#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], '', 'EX', 60)"
 
 log = structlog.get_logger()
 
@@ -118,7 +120,7 @@ class Flusher:
         if not self._needs.disk and not self._needs.replica:
             return ""
         pipe = self._client.pipeline(transaction=False)
-        pipe.execute_command("EVAL", _mark_text(), 1, self._mark)
+        pipe.execute_command("EVAL", _MARK, 1, self._mark)
         places = []
         if self._needs.disk:
             places.append("its disk")
@@ -135,7 +137,3 @@ class Flusher:
                     raise answer
         counts = [answer[0] if isinstance(answer, list) else answer for answer in answers[1:]]
         return " and ".join(place for place, count in zip(places, counts, strict=True) if not count)
-
-
-def _mark_text() -> str:
-    return (resources.files("mrun.engine.store") / "moves" / "mark.lua").read_text()

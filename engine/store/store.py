@@ -1,4 +1,4 @@
-"""The store: one typed method for each move of `moves/*.lua`, and nothing else that writes.
+"""The store: one typed method for each move of `lua/verbs/*.lua`, and nothing else that writes.
 
 Every move is atomic and idempotent, so a call whose reply was lost is simply made again, with the same token, until the
 server answers or the patience ends. Nothing here is cached but the scripts' digests.
@@ -10,20 +10,21 @@ import hashlib
 import itertools
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from importlib import resources
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar, cast
 
 import anyio
 import msgspec
 import redis.asyncio
 import structlog
-from redis.exceptions import NoScriptError
+from redis.exceptions import ResponseError
 
-from mrun.engine.errors import BrokerAwayError, MrunError, NotFoundError, UsageError
+from mrun.engine.errors import BrokerAwayError, BrokerError, MrunError, NotFoundError, UsageError
 from mrun.engine.plan.model import Plan
 from mrun.engine.records import (
     BeatAnswer,
+    BeatRequest,
     CancelAnswer,
     Claim,
     ClaimAnswer,
@@ -36,7 +37,8 @@ from mrun.engine.records import (
 )
 from mrun.engine.store.connect import translate_errors, url_of
 from mrun.engine.store.durability import Flusher, FlushNeeds
-from mrun.engine.store.keys import Keys
+from mrun.engine.store.library import Door, Word, library
+from mrun.engine.store.schema import LAYOUT, Keys
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.stored_plan import decode_plan, encode_growth, encode_plan, growing_steps, sealed_fields
 
@@ -48,25 +50,15 @@ _FIELDS_A_SUBMIT = 500
 _BYTES_A_SUBMIT = 4 << 20
 #: Pause before a move is tried again: doubles from the first to the second, each with a random factor in [0.5, 1].
 _FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+#: How a move refuses a namespace of another layout.
+_LAYOUT = "LAYOUT"
 #: Who waits for ever says so when the server has been away for so long: a lost connection is no news.
 _TOLD_AFTER_S = 1.0
 
 log = structlog.get_logger()
 
-#: The parts of what all moves share, each after those that it uses; the last one stands behind the move.
-_PRELUDE = ("keys", "counters", "plan", "bits", "put", "account", "work", "retries", "claims", "mend")
-
 _encode = msgspec.msgpack.encode
 _Answer = TypeVar("_Answer")
-
-
-def _move_text(name: str) -> str:
-    """A move's script: shebang, prelude, the move as a function, what calls it; above all, what stands above a mark."""
-    room = resources.files("mrun.engine.store")
-    shebang, body = (room / "moves" / f"{name}.lua").read_text().split("\n", 1)
-    before, _, after = body.rpartition("-- prelude --\n")
-    *parts, mend = [(room / "prelude" / f"{part}.lua").read_text() for part in _PRELUDE]
-    return "\n".join([shebang, before, *parts, "local function move()", after, "end", mend])
 
 
 class Staged(NamedTuple):
@@ -106,7 +98,8 @@ class Store:
         #: The first of the calls that the server has not answered since it went away; none: it is there.
         self._away_since: float | None = None
         self._is_away_told = False
-        self._scripts: dict[str, tuple[str, str]] = {}
+        self._door = Door(client)
+        self._is_layout_known = False
         # Tokens grow, so that the server knows a late copy of an old request. From the clock: another store may follow.
         self._tokens = itertools.count(time.time_ns() // 1000)
 
@@ -257,15 +250,16 @@ class Store:
         facts: WorkerFacts | None = None,
     ) -> BeatAnswer:
         """Extend the lease. With `facts`, register if need be; without, an unknown worker is told so."""
-        request = [
+        request = BeatRequest(
             round(lease_s * 1000),
-            [claim.text for claim in claims],
+            tuple(claim.text for claim in claims),
             str(highest_claim),
             is_draining,
-            [] if facts is None else _fact_fields(facts),
+            () if facts is None else _fact_fields(facts),
             -1 if facts is None else facts.time_left_ms,
-        ]
-        return _decode(await self.run("beat", worker, _encode(request)), BeatAnswer)
+        )
+        answer = _decode(await self.run("beat", worker, _encode(request)), BeatAnswer)
+        return msgspec.structs.replace(answer, lost=_numbers(answer.lost), kill=_numbers(answer.kill))
 
     async def reclaim(self, worker: str) -> ReclaimAnswer:
         """Put back what dead workers owned; `worker` is who sweeps."""
@@ -286,48 +280,59 @@ class Store:
         """Until all that was done before is where `flush` wants it. Raises as `Flusher.wait`."""
         await self._flusher.wait()
 
-    async def call(self, *words: str | int | float | bytes) -> Any:
+    async def call(self, *words: Word) -> Any:
         """One plain command, tried again like a move: for reads only."""
-        return await self._patiently(lambda: self._send(*words))
+        return (await self._read([words], are_strict=True))[0]
 
-    async def look(self, *words: str | int | float | bytes) -> Any:
+    async def look(self, *words: Word) -> Any:
         """As `call`, for the key of a study, which somebody may have damaged; None if it is of another type."""
-        try:
-            return await self.call(*words)
-        except MrunError as error:
-            if str(error.__cause__).startswith("WRONGTYPE"):
-                return None
-            raise
+        return (await self.look_at([words]))[0]
+
+    async def look_at(self, calls: Sequence[Sequence[Word]]) -> list[Any]:
+        """Several plain commands in one round trip, each as `look`."""
+        return await self._read(calls, are_strict=False)
+
+    async def _read(self, calls: Sequence[Sequence[Word]], *, are_strict: bool) -> list[Any]:
+        async def once() -> list[Any]:
+            if not self._is_layout_known:
+                await self._check_layout()
+            pipe = self.client.pipeline(transaction=False)
+            for words in calls:
+                pipe.execute_command(*words)
+            replies = await pipe.execute(raise_on_error=False)
+            for reply in replies:
+                if isinstance(reply, Exception) and (are_strict or not str(reply).startswith("WRONGTYPE")):
+                    raise reply
+            return [None if isinstance(reply, Exception) else reply for reply in replies]
+
+        return cast("list[Any]", await self._patiently(once)) if calls else []
+
+    async def _check_layout(self) -> None:
+        """Once for each store: a namespace of another layout is not read. Moves look for themselves."""
+        pipe = self.client.pipeline(transaction=False)
+        pipe.hget(self.keys.clock, "layout")
+        for key in ("studies", "workers"):
+            pipe.type(f"{{{self.keys.namespace}}}:{key}")
+        layout, *old = await pipe.execute(raise_on_error=False)
+        if isinstance(layout, bytes) and layout != str(LAYOUT).encode():
+            raise ResponseError(f"{_LAYOUT} {layout.decode(errors='replace')}")
+        if layout is None and b"zset" in old:
+            raise ResponseError(f"{_LAYOUT} 1")
+        self._is_layout_known = True
 
     async def now_ms(self) -> int:
         """The store's time: the server's, and all that it was ever set back by. Leases end by it."""
-        seconds, micros = await self.call("TIME")
-        set_back = await self.call("GET", self.keys.named("set_back")) or b"0"
+        (seconds, micros), set_back = await self.look_at([("TIME",), ("HGET", self.keys.clock, "set_back_ms")])
+        set_back = set_back or b"0"
         return int(seconds) * 1000 + int(micros) // 1000 + (int(set_back) if set_back.isdigit() else 0)
 
-    async def run(self, move: str, *arguments: str | int | float | bytes) -> Any:
+    async def run(self, move: str, *arguments: Word) -> Any:
         """One move by its name, tried again while the server is away. For the typed methods that stand for moves."""
-        text, digest = self._script(move)
+        return await self._patiently(lambda: self._door.call(move, self.keys.root, *arguments))
 
-        async def once() -> Any:
-            try:
-                return await self._send("EVALSHA", digest, 1, self.keys.root, *arguments)
-            except NoScriptError:
-                # EVAL also keeps the script. A server that was restarted, or flushed its scripts, gets it again.
-                return await self._send("EVAL", text, 1, self.keys.root, *arguments)
-
-        return await self._patiently(once)
-
-    def read_moves(self, *moves: str) -> None:
-        """Read their scripts now: who has no descriptor left must still be able to hand back what he can't start."""
-        for move in moves:
-            self._script(move)
-
-    def _script(self, move: str) -> tuple[str, str]:
-        if move not in self._scripts:
-            text = _move_text(move)
-            self._scripts[move] = (text, hashlib.sha1(text.encode()).hexdigest())
-        return self._scripts[move]
+    def read_moves(self) -> None:
+        """Read their text now: who has no descriptor left must still be able to hand back what he can't start."""
+        library()
 
     async def _lastingly(
         self, move: Callable[[], Awaitable[_Answer]], is_to_last: Callable[[_Answer], bool]
@@ -350,9 +355,6 @@ class Store:
             else:
                 return answer
 
-    async def _send(self, *words: str | int | float | bytes) -> Any:
-        return await self.client.execute_command(*words)  # type: ignore[no-untyped-call]  # redis-py has no type for it
-
     async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
         """`call` until the server answers, or the patience ends. Only for what may be done twice."""
         # From the first failure on: an answer that does not come is waited for longer than a command is patient, and a
@@ -361,7 +363,7 @@ class Store:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                with translate_errors(url_of(self.client)):
+                with translate_errors(url_of(self.client)), self._translate_layout():
                     answer = await call()
             except BrokerAwayError as error:
                 failed_at = time.monotonic()
@@ -374,6 +376,20 @@ class Store:
                 return answer
             await anyio.sleep(pause_s * random.uniform(0.5, 1))
             pause_s = min(2 * pause_s, self._longest_pause_s)
+
+    @contextmanager
+    def _translate_layout(self) -> Iterator[None]:
+        try:
+            yield
+        except ResponseError as error:
+            name, _, found = str(error).partition(" ")
+            if name != _LAYOUT:
+                raise
+            raise BrokerError(
+                f"Namespace '{self.keys.namespace}' on this server was written by another version of mrun: its keys "
+                f"have layout {found}, and this version reads layout {LAYOUT}. Nothing was changed.",
+                hint="Use the version that queued the studies there, or a namespace of your own: `--namespace NAME`.",
+            ) from error
 
     def _note_away(self, error: BrokerAwayError) -> None:
         """Say once in an outage that the server is waited for; commands say it themselves, and do not wait for ever."""
@@ -390,12 +406,16 @@ class Store:
         self._away_since, self._is_away_told = None, False
 
 
-def _fact_fields(facts: WorkerFacts) -> list[str | int]:
-    return [
+def _numbers(claims: Sequence[str]) -> tuple[str, ...]:
+    return tuple(claim.partition(":")[0] for claim in claims)
+
+
+def _fact_fields(facts: WorkerFacts) -> tuple[str | int, ...]:
+    return (
         *("host", facts.host, "pid", facts.pid, "queues", ",".join(facts.queues), "slots", facts.slots),
         *("name", facts.name, "resources", facts.resources, "has_told_cpus", int(facts.has_told_cpus)),
         *("version", facts.version),
-    ]
+    )
 
 
 def _decode(raw: bytes, kind: type[_Answer]) -> _Answer:

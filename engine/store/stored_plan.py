@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
 from mrun.engine.errors import NotFoundError
 from mrun.engine.plan.model import Plan, PlanStep, Terms
 from mrun.engine.records import failure_flags
+from mrun.engine.store.schema import TERMS, InstanceRow, ShapeRow, StepRow
 from mrun.engine.store.seal import Seal
 
 #: Children in one field: what a move reads and works off at once.
@@ -33,7 +35,7 @@ def encode_plan(plan: Plan, study: str, seal: Seal, *, has_past: bool = False) -
     Args:
         has_past: an earlier run brought some samples to their end.
     """
-    yield "shape", _encode([len(plan.nodes), len(plan.steps)])
+    yield "shape", _encode(ShapeRow(len(plan.nodes), len(plan.steps)))
     yield from _clear_steps(plan, has_past)
     yield from _clear_nodes(plan)
     yield from _streams(plan)
@@ -68,23 +70,17 @@ def _clear_steps(plan: Plan, has_past: bool) -> Iterator[tuple[str, bytes]]:
         after[barrier.parent].append(barrier.child)
         before[barrier.child] += 1
     for step in plan.steps:
-        terms = _clear_terms(step)
-        yield (
-            f"step:{step.index}",
-            _encode(
-                [
-                    plan.size(step),
-                    *terms[:3],
-                    step.first_node,
-                    step.node_count,
-                    after[step.index],
-                    before[step.index],
-                    *terms[3:],
-                    int(has_past),
-                    int(plan.samples is not None and bool(plan.samples.parts)),
-                ]
-            ),
+        row = StepRow(
+            size=plan.size(step),
+            **dict(zip(TERMS, _clear_terms(step), strict=True)),
+            first_instance=step.first_node,
+            instances=step.node_count,
+            after=tuple(after[step.index]),
+            barriers=before[step.index],
+            has_past=int(has_past),
+            has_grown=int(plan.samples is not None and bool(plan.samples.parts)),
         )
+        yield f"step:{step.index}", _encode(row)
 
 
 def _clear_nodes(plan: Plan) -> Iterator[tuple[str, bytes]]:
@@ -95,42 +91,48 @@ def _clear_nodes(plan: Plan) -> Iterator[tuple[str, bytes]]:
             each[parent].append(index)
         for parent in node.all_parents:
             every[parent].append(index)
+    queues = queues_of_steps(plan)
     for index, node in enumerate(plan.nodes):
         each_parts, all_parts = _parts(each[index]), _parts(every[index])
         step = plan.steps[node.step]
         terms = step.terms(index)
-        yield (
-            f"node:{index}",
-            _encode(
-                [
-                    node.step,
-                    node.queue,
-                    len(node.all_parents),
-                    node.each_parents,
-                    len(each_parts),
-                    len(all_parts),
-                    # Nodes that have the terms of their step do not carry them.
-                    *([] if terms is step else _clear_terms(terms)),
-                ]
-            ),
+        row = InstanceRow(
+            node.step,
+            node.queue,
+            queues[node.step].index(node.queue),
+            len(node.all_parents),
+            tuple(node.each_parents),
+            len(each_parts),
+            len(all_parts),
+            # Instances that have the terms of their step do not carry them.
+            () if terms is step else _clear_terms(terms),
         )
+        yield f"instance:{index}", _encode(row)
         for number, part in enumerate(each_parts):
             yield f"each:{index}:{number}", _encode(part)
         for number, part in enumerate(all_parts):
             yield f"all:{index}:{number}", _encode(part)
 
 
-def _clear_terms(terms: Terms) -> list[int | str]:
-    """What the moves know of the terms: six numbers; but a share of samples that may fail is text, its percents."""
+def queues_of_steps(plan: Plan) -> list[list[str]]:
+    """The queues of each step's instances, in order."""
+    queues: list[set[str]] = [set() for _ in plan.steps]
+    for node in plan.nodes:
+        queues[node.step].add(node.queue)
+    return [sorted(names) for names in queues]
+
+
+def _clear_terms(terms: Terms) -> tuple[Any, ...]:
+    """What the moves know of the terms, as `TERMS`; a share of samples that may fail is text, its percents."""
     most: int | str = -1 if terms.max_fails is None else terms.max_fails
-    return [
+    return (
         terms.resource_class,
         terms.max_losses,
         terms.chunk or 0,
         round(terms.retry_delay_s * 1000),
         int(failure_flags(terms.on_failure)),
         most if terms.max_fails_percent is None else str(terms.max_fails_percent),
-    ]
+    )
 
 
 def _parts(children: list[int]) -> list[list[int]]:

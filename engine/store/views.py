@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -11,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from mrun.engine.errors import MrunError, NotFoundError, SealError
+from mrun.engine.errors import NotFoundError, SealError
 from mrun.engine.plan.places import JOURNAL_DIR
-from mrun.engine.store.connect import translate_errors, url_of
+from mrun.engine.store.schema import ClaimRow
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 
@@ -21,14 +22,14 @@ from mrun.engine.store.store import Store
 UNFINISHED = ("running", "held", "stopping")
 #: As the server keeps them.
 _STATES = ("running", "stopping", "finished", "failed", "cancelled")
-#: As the moves say it, in `prelude/account.lua`.
-_DAMAGED = "the server lost a part of its plan or of its tasks; `mrun restart` with its workspace goes on with it"
+#: Of a study that was damaged, and that no move has come by yet.
+_DAMAGED = "the server lost a part of it; `mrun restart` with its workspace goes on with it"
 #: What `last` and `all` stand for is decided here; no study id holds these letters together.
 LAST, ALL = "last", "all"
 
 
-#: How a move speaks of a node, for it knows no names.
-_NODE = re.compile(r"of node (\d+)")
+#: How a move speaks of an instance, for it knows no names.
+_NODE = re.compile(r"of instance (\d+)")
 #: Node and sample, as the reasons of failures are kept.
 _REASON_KEY = re.compile(rb"(\d{1,15}):(\d{1,15})")
 #: Larger numbers, and more classes of a study, were put there by somebody: the second would be asked for one by one.
@@ -166,7 +167,7 @@ class Views:
         Raises:
             NotFoundError: there is none, or a beginning fits several.
         """
-        studies = [raw.decode() for raw in await self._store.call("ZRANGE", self._keys.named("studies"), 0, -1)]
+        studies = [raw.decode() for raw in await self._store.call("ZRANGE", self._keys.studies, 0, -1)]
         if selector == ALL:
             return studies
         if selector == LAST:
@@ -195,15 +196,16 @@ class Views:
         Raises:
             NotFoundError: the server does not know it, or not any more.
         """
-        raw = _texts(await self._store.look("HGETALL", self._keys.study(study)))
+        raw = texts(await self._store.look("HGETALL", self._keys.study(study)))
+        return await self._status(study, raw)
+
+    async def _status(self, study: str, raw: dict[str, str]) -> StudyStatus:
         if raw.get("state") not in _STATES:
             raw = await self._damaged(study, raw)
-        facts = _step_facts(raw.get("steps", "[]"))
+        facts = step_facts(raw.get("steps", "[]"))
         state = raw["state"]
         state = "held" if state == "running" and raw.get("is_held") == "1" else state
         is_ended = state not in UNFINISHED
-        calls = [("HGETALL", self._keys.step(study, index)) for index in range(len(facts))]
-        counts = [_texts(reply) for reply in await self._pipeline(calls)]
         return StudyStatus(
             study=study,
             name=raw.get("name", "?"),
@@ -214,12 +216,12 @@ class Views:
             queued_at=whole(raw.get("queued_at_ms")) / 1000,
             ended_at=whole(raw["ended_at_ms"]) / 1000 if "ended_at_ms" in raw else None,
             why=_NODE.sub(lambda found: f"of step '{_step_name(facts, int(found[1]))}'", raw.get("why", "")),
-            steps=tuple(_step_status(fact, count, is_ended) for fact, count in zip(facts, counts, strict=True)),
+            steps=tuple(_step_status(index, fact, raw, is_ended) for index, fact in enumerate(facts)),
         )
 
     async def _damaged(self, study: str, raw: dict[str, str]) -> dict[str, str]:
         """The facts of a study whose hash somebody deleted, or wrote nonsense into; workers have not noticed yet."""
-        queued_at_ms = await self._store.call("ZSCORE", self._keys.named("studies"), study)
+        queued_at_ms = await self._store.call("ZSCORE", self._keys.studies, study)
         # The plan goes before the hash. Without it, the study had ended long ago.
         if queued_at_ms is None or not await self._store.call("EXISTS", self._keys.plan(study)):
             raise NotFoundError(f"The server knows no study '{study}'.", hint="`mrun status` lists what it knows.")
@@ -229,9 +231,11 @@ class Views:
     async def studies(self) -> list[StudyStatus]:
         """All studies, in the order they were queued."""
         found = []
-        for study in await self.find(ALL):
+        names = await self.find(ALL)
+        replies = await self._store.look_at([("HGETALL", self._keys.study(study)) for study in names])
+        for study, raw in zip(names, replies, strict=True):
             try:
-                found.append(await self.status(study))
+                found.append(await self._status(study, texts(raw)))
             except NotFoundError:
                 continue  # its counters expired; the next commit drops it from the list
         return found
@@ -254,7 +258,7 @@ class Views:
         found = ((_REASON_KEY.fullmatch(key), text) for key, text in pairs)
         places = sorted(((int(key[1]), int(key[2])), text) for key, text in found if key)[:most]
         facts = await self._store.look("HGET", self._keys.study(study), "steps")
-        steps = _step_facts(facts) if facts else ()
+        steps = step_facts(facts) if facts else ()
         return [
             FailedSample(_step_name(steps, node), node, sample, self._reason(text, study, node, sample))
             for (node, sample), text in places
@@ -273,68 +277,59 @@ class Views:
         return False
 
     async def inspect(self) -> Inspection:
-        """Queues and workers. Cost: O(studies × queues + workers)."""
+        """Queues and workers. Cost: O(studies × queues × classes + claims)."""
         workers = await self.workers()
-        listed = []
-        for status in await self.studies():
-            if status.is_ended:
-                continue
-            names = sorted({queue for step in status.steps for queue in step.queues})
-            for queue in names:
-                row = await self._queue(status, queue, workers)
-                listed.append(row)
-        return Inspection(tuple(listed), tuple(workers))
+        names = await self._store.call("ZRANGE", self._keys.workers, 0, -1)
+        calls = [("HGETALL", self._keys.worker_claims(name.decode())) for name in names]
+        owned = _Owned([_pairs_of(reply) for reply in await self._store.look_at(calls)])
+        now_ms = await self._store.now_ms()
+        rows = [
+            await self._queue(status, queue, workers, owned, now_ms)
+            for status in await self.studies()
+            if not status.is_ended
+            for queue in sorted({queue for step in status.steps for queue in step.queues})
+        ]
+        return Inspection(tuple(rows), tuple(workers))
 
     async def worker_names(self) -> list[str]:
         """All workers whose lease has not ended."""
         return [worker.worker for worker in await self.workers()]
 
-    async def _queue(self, status: StudyStatus, queue: str, workers: Sequence[WorkerStatus]) -> QueueStatus:
+    async def _queue(
+        self, status: StudyStatus, queue: str, workers: Sequence[WorkerStatus], owned: _Owned, now_ms: int
+    ) -> QueueStatus:
         study = status.study
-        counts = _texts(await self._store.look("HGETALL", self._keys.study_queue(study, queue)))
-        classes = whole(await self._store.look("HGET", self._keys.study(study), "class_count"), 1)
-        classes = min(classes, _CLASSES_MOST)
-        entries = pending = consumers = 0
-        oldest_ms: float | None = None
-        for number in range(classes):
-            stream = self._keys.stream(queue, study, number)
-            client = self._store.client
-            try:
-                with translate_errors(url_of(client)):
-                    entries += int(await client.xlen(stream))
-                    pending += int((await client.xpending(stream, "workers"))["pending"])
-                    for detail in await client.xpending_range(stream, "workers", "-", "+", 1):
-                        oldest_ms = max(oldest_ms or 0.0, float(detail["time_since_delivered"]))
-                    consumers += len(await client.xinfo_consumers(stream, "workers"))
-            except MrunError as error:
-                # Streams that empty are deleted, also between two of these calls; a group may be lost, or all replaced.
-                if isinstance(error, NotFoundError) or str(error.__cause__).startswith("WRONGTYPE"):
-                    continue
-                raise
+        raw = texts(await self._store.look("HGETALL", self._keys.study(study)))
+        classes = min(whole(raw.get("class_count"), 1), _CLASSES_MOST)
+        calls = [("XLEN", self._keys.stream(queue, study, number)) for number in range(classes)]
+        claims = owned.of(study, queue)
+        oldest_ms = min((number for _, number in claims), default=0) / 1000
         return QueueStatus(
             queue=queue,
             study=study,
             name=status.name,
             state=status.state,
-            ready=whole(counts.get("ready", 0)),
-            running=whole(counts.get("running", 0)),
-            retrying=whole(counts.get("retrying", 0)),
-            dead=whole(counts.get("dead", 0)),
-            entries=entries,
-            pending=pending,
-            oldest_pending_s=None if oldest_ms is None else oldest_ms / 1000,
-            consumers=consumers,
+            **{state: on_queue(raw, status.steps, queue, state) for state in ("ready", "running", "retrying", "dead")},
+            entries=sum(length or 0 for length in await self._store.look_at(calls)),
+            pending=len(claims),
+            # Claims are numbered by the clock, in microseconds.
+            oldest_pending_s=max(0.0, (now_ms - oldest_ms) / 1000) if claims else None,
+            consumers=len({worker for worker, _ in claims}),
             workers=sum(queue in worker.queues for worker in workers),
         )
 
     async def workers(self) -> list[WorkerStatus]:
         """All workers whose lease has not ended."""
         now_ms = await self._store.now_ms()
-        ends = await self._store.call("ZRANGE", self._keys.named("workers"), 0, -1, "WITHSCORES")
+        ends = await self._store.call("ZRANGE", self._keys.workers, 0, -1, "WITHSCORES")
         found = []
-        for name, end_ms in _pairs(ends):
-            facts = _texts(await self._store.call("HGETALL", self._keys.worker(name)))
-            held = await self._store.call("HKEYS", self._keys.held(name))
+        names = [(name, end_ms) for name, end_ms in _pairs(ends)]
+        facts_calls = [("HGETALL", self._keys.worker(name)) for name, _ in names]
+        claim_calls = [("HLEN", self._keys.worker_claims(name)) for name, _ in names]
+        replies = await self._store.look_at([*facts_calls, *claim_calls])
+        told = zip(names, replies[: len(names)], replies[len(names) :], strict=True)
+        for (name, end_ms), raw, claims in told:
+            facts = texts(raw)
             if "queues" not in facts or end_ms < now_ms:
                 continue  # dead, and not swept up yet: nobody may be there to sweep
             found.append(
@@ -344,7 +339,7 @@ class Views:
                     pid=whole(facts.get("pid", 0)),
                     queues=tuple(facts["queues"].split(",")),
                     slots=whole(facts.get("slots", 0)),
-                    claims=sum(not field.startswith(b"=") for field in held),
+                    claims=claims or 0,
                     is_draining=facts.get("is_draining") == "1" or facts.get("request") == "drain",
                     lease_left_s=max(0.0, (end_ms - now_ms) / 1000),
                     lease_s=whole(facts.get("lease_ms", 0)) / 1000,
@@ -356,14 +351,11 @@ class Views:
         return found
 
     async def _facts(self, studies: Sequence[str], *fields: str) -> list[tuple[str | None, ...]]:
-        replies = await self._pipeline([("HMGET", self._keys.study(study), *fields) for study in studies])
+        replies = await self._store.look_at([("HMGET", self._keys.study(study), *fields) for study in studies])
         return [
             tuple(None if value is None else value.decode(errors="replace") for value in reply or (None,) * len(fields))
             for reply in replies
         ]
-
-    async def _pipeline(self, calls: Sequence[tuple[str | int, ...]]) -> list[Any]:
-        return [await self._store.look(*words) for words in calls]
 
     def _reason(self, text: bytes, study: str, node: int, sample: int) -> str:
         """What a worker sealed; or, in the clear, what a move noted by itself."""
@@ -382,31 +374,46 @@ def whole(value: str | bytes | int | None, absent: int = 0) -> int:
     return number if abs(number) < _WHOLE_MOST else absent
 
 
-def _step_facts(raw: str | bytes) -> tuple[StepFacts, ...]:
+def step_facts(raw: str | bytes) -> tuple[StepFacts, ...]:
+    """`steps` of a study's hash; none of what somebody damaged."""
     try:
         return msgspec.json.decode(raw, type=tuple[StepFacts, ...])
     except ValueError:
         return ()
 
 
-def _step_status(fact: StepFacts, counts: dict[str, str], is_ended: bool) -> StepStatus:
+def on_queue(raw: dict[str, str], steps: Sequence[StepFacts | StepStatus], queue: str, state: str) -> int:
+    """Samples of a study on a queue, in one of the states that are counted for each queue of a step."""
+    return sum(
+        whole(raw.get(_count_name(index, state, step.queues.index(queue))))
+        for index, step in enumerate(steps)
+        if queue in step.queues
+    )
+
+
+def _count_name(step: int, state: str, queue_number: int) -> str:
+    """As the moves name it: those of a step's first queue have no suffix."""
+    return f"{step}:{state}:{queue_number}" if queue_number else f"{step}:{state}"
+
+
+def _step_status(index: int, fact: StepFacts, raw: dict[str, str], is_ended: bool) -> StepStatus:
     total = fact.nodes * fact.samples
     known = {
-        state: whole(counts.get(state, 0))
+        state: sum(whole(raw.get(_count_name(index, state, number))) for number in range(max(1, len(fact.queues))))
         for state in ("ready", "running", "retrying", "finished", "failed", "dead", "skipped", "cancelled")
     }
     if is_ended:
         # What a stopped study never ran is counted nowhere: nothing loops over it. It was cancelled with its study.
         known |= {"ready": 0, "running": 0, "retrying": 0}
         known["cancelled"] += total - sum(known.values())
-    timed = whole(counts.get("timed", 0))
+    timed = whole(raw.get(f"{index}:timed"))
     return StepStatus(
         name=fact.name,
         queues=fact.queues,
         nodes=fact.nodes,
         samples=total,
         waiting=total - sum(known.values()),
-        mean_s=whole(counts.get("elapsed_ms", 0)) / timed / 1000 if timed else None,
+        mean_s=whole(raw.get(f"{index}:elapsed_ms")) / timed / 1000 if timed else None,
         **known,
     )
 
@@ -427,11 +434,36 @@ def _pairs(reply: Any) -> list[tuple[str, float]]:
     return [(name.decode(), float(score)) for name, score in zip(reply[::2], reply[1::2], strict=True)]
 
 
-def _texts(reply: Any) -> dict[str, str]:
+def _pairs_of(reply: Any) -> list[tuple[bytes, bytes]]:
     """HGETALL, as a dict or flat; nothing of what is no hash."""
     reply = reply or {}
-    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in pairs if not _is_binary(key)}
+    return list(reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True))
+
+
+def texts(reply: Any) -> dict[str, str]:
+    """The fields of a hash, but for those that hold answers."""
+    return {
+        key.decode(errors="replace"): value.decode(errors="replace")
+        for key, value in _pairs_of(reply)
+        if not _is_binary(key)
+    }
+
+
+class _Owned:
+    """The claims of all workers, by study and queue: worker's place among the workers, and the claim's number."""
+
+    def __init__(self, workers: Sequence[list[tuple[bytes, bytes]]]) -> None:
+        self._found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        for place, claims in enumerate(workers):
+            for name, raw in claims:
+                number, _, study = name.decode(errors="replace").partition(":")
+                with contextlib.suppress(ValueError, msgspec.DecodeError):
+                    queue = msgspec.msgpack.decode(raw, type=ClaimRow).queue
+                    self._found.setdefault((study, queue), []).append((place, int(number)))
+
+    def of(self, study: str, queue: str) -> list[tuple[int, int]]:
+        """Those of a study on a queue."""
+        return self._found.get((study, queue), [])
 
 
 def _is_binary(key: bytes) -> bool:

@@ -52,6 +52,7 @@ from mrun.engine.spec.model import Spec, Text, Tree
 from mrun.engine.store.seal import Seal
 from mrun.engine.records import Past
 from mrun.engine.store.store import Store
+from mrun.engine.store.stored_plan import queues_of_steps
 from mrun.engine.store.views import StepFacts
 
 #: So much of what a failed `generate` printed is shown.
@@ -250,7 +251,7 @@ async def _study_facts(store: Store, study: str, plan: Plan, order: Order) -> li
     root = await store.call("HGET", store.keys.study(order.parent_study), "root") if order.parent_study else None
     return [
         *("name", plan.name, "workspace", plan.workspace, "spec_path", plan.spec_path, "user", getpass.getuser()),
-        *("root", root or study, "priority", order.priority, "nodes_left", len(plan.nodes), "step_count", len(steps)),
+        *("root", root or study, "priority", order.priority, "instances_left", len(plan.nodes), "step_count", len(steps)),
         *(("after", order.after) if order.after else ()),
         *("steps", msgspec.json.encode(steps), "class_count", len(walltimes)),
         *("walltimes", msgspec.json.encode(walltimes), "class_steps", msgspec.json.encode(plan.class_steps())),
@@ -262,12 +263,8 @@ async def _study_facts(store: Store, study: str, plan: Plan, order: Order) -> li
 
 def step_facts(plan: Plan) -> list[StepFacts]:
     """What is told of the plan's steps."""
-    queues: dict[int, set[str]] = {step.index: set() for step in plan.steps}
-    for node in plan.nodes:
-        queues[node.step].add(node.queue)
-    return [
-        StepFacts(step.name, step.node_count, plan.size(step), tuple(sorted(queues[step.index]))) for step in plan.steps
-    ]
+    queues = queues_of_steps(plan)
+    return [StepFacts(step.name, step.node_count, plan.size(step), tuple(queues[step.index])) for step in plan.steps]
 
 
 def _sentence(problem: Problem) -> str:

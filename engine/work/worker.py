@@ -83,7 +83,7 @@ class Worker:
             BrokerError: the server can't be used and that won't heal.
         """
         desk = self._desk
-        self._store.read_moves(*_MOVES)
+        self._store.read_moves()
         studies = Studies(self._store, self._seal, desk.worker, desk.facts.host)
         executor = Executor(launcher, link, desk.options.environment, desk.worker)
         slot = Slot(desk, studies, executor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import random
 import signal
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 from redis.exceptions import RedisError
 
-from mrun.engine.store.store import _move_text
+from mrun.engine.store.library import library
 from tests.chaos.proxy import Proxy
 from tests.conftest import CHAOS_SEED, IS_CI, TestServer, wait_until
 from tests.lab import Lab
@@ -62,9 +61,8 @@ class Arena:
         return self._clock is not None
 
     def __enter__(self) -> Arena:
-        # The first request of a script that the server does not know changes nothing: its answer would be lost in vain.
-        for move in ("submit", "commit", "claim", "settle", "beat", "hand_back", "reclaim", "leave"):
-            self.ask("SCRIPT", "LOAD", _move_text(move))
+        # The first call of a function that the server does not know changes nothing: its answer is lost in vain.
+        self.ask("FUNCTION", "LOAD", "REPLACE", library().text)
         self.proxy.__enter__()
         return self
 
@@ -131,7 +129,7 @@ class Arena:
         """
         lost = len(self.proxy.lost)
         self.proxy.becomes_hole = True
-        (self.proxy.lose_reply if is_done else self.proxy.lose_request)(digest_of(move))
+        (self.proxy.lose_reply if is_done else self.proxy.lose_request)(function_of(move))
         wait_until(lambda: len(self.proxy.lost) > lost, lambda: f"somebody asks to {move}\n{self.lab.logs()}")
 
     def let_go(self) -> None:
@@ -250,9 +248,9 @@ def _has_begun_or_ended(worker: subprocess.Popen[bytes], log: Path) -> bool:
     return worker.poll() is not None or "worker_started" in log.read_text()
 
 
-def digest_of(move: str) -> str:
+def function_of(move: str) -> str:
     """How requests name a move."""
-    return hashlib.sha1(_move_text(move).encode()).hexdigest()
+    return library().function(move)
 
 
 def fake_time() -> dict[str, str]:

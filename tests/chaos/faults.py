@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from redis.exceptions import ResponseError
 
-from tests.chaos.arena import Arena, digest_of
+from tests.chaos.arena import Arena, function_of
 from tests.conftest import wait_until
 
 #: Moves of a worker whose answers may be lost.
@@ -24,7 +24,7 @@ def cut_connections(arena: Arena, random: random.Random) -> None:
 
 
 def lose_a_reply(arena: Arena, random: random.Random) -> None:
-    arena.proxy.lose_reply(digest_of(random.choice(MOVES)))
+    arena.proxy.lose_reply(function_of(random.choice(MOVES)))
 
 
 def lose_many_replies(arena: Arena, random: random.Random) -> None:
@@ -122,7 +122,7 @@ def kill_server(arena: Arena, random: random.Random) -> None:
 def kill_after_settle(arena: Arena, random: random.Random) -> None:
     """The server accounts it, releases what it can at once, and who should go on with the rest is killed."""
     lost = len(arena.proxy.lost)
-    arena.proxy.lose_reply(digest_of("settle"))
+    arena.proxy.lose_reply(function_of("settle"))
     wait_until(lambda: len(arena.proxy.lost) > lost or not arena.is_running(), "a settle's answer is lost")
     kill_engine(arena, random)
 

@@ -62,16 +62,16 @@ class Proxy:
         self._do(self._cut())
 
     def lose_reply(self, digest: str = "") -> None:
-        """The next EVALSHA of this script (empty: of any) is done by the server, and its answer never arrives."""
+        """The next FCALL of this function (empty: of any) is done by the server, and its answer never arrives."""
         self._wanted.append(Loss(digest, is_done=True))
 
     def lose_request(self, digest: str = "") -> None:
-        """The next EVALSHA of this script (empty: of any) never arrives at the server."""
+        """The next FCALL of this function (empty: of any) never arrives at the server."""
         self._wanted.append(Loss(digest, is_done=False))
 
     def loses(self, request: bytes) -> Loss | None:
         """What becomes of a request, if it is to be lost; asked once for each request."""
-        if b"EVALSHA" not in request[:64]:
+        if b"FCALL" not in request[:64]:
             return None
         loss = next((one for one in self._wanted if one.digest.encode() in request[:200]), None)
         if loss is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.chaos.arena import CHAIN, Arena, chaos_random, digest_of
+from tests.chaos.arena import CHAIN, Arena, chaos_random, function_of
 from tests.chaos.faults import OF_THE_SERVER, Fault, full_memory, half_open, lose_many_replies
 from tests.conftest import wait_until
 
@@ -108,8 +108,8 @@ def test_queue_during_a_fault_of_the_server_or_the_network_queues_one_study(woun
 def test_queue_on_a_half_open_connection_queues_one_study(arena: Arena) -> None:
     # Given connections that stand, and on which a request and an answer never come
     arena.proxy.breaks = False
-    arena.proxy.lose_request(digest_of("submit"))
-    arena.proxy.lose_reply(digest_of("commit"))
+    arena.proxy.lose_request(function_of("submit"))
+    arena.proxy.lose_reply(function_of("commit"))
     study = arena.lab.queue(lay_out(arena, samples=5))
     assert len(arena.proxy.lost) == 2
     assert studies(arena) == [study]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.arena import Arena, digest_of, fake_time
+from tests.chaos.arena import Arena, fake_time, function_of
 from tests.chaos.proxy import Proxy
 from tests.conftest import wait_until
 
@@ -63,7 +63,7 @@ def test_worker_told_twice_while_the_server_is_away_ends_and_journals_what_it_co
 
 def test_worker_told_to_stop_before_the_server_knows_it_ends_at_once(arena: Arena) -> None:
     for _ in range(1000):
-        arena.proxy.lose_reply(digest_of("beat"))
+        arena.proxy.lose_reply(function_of("beat"))
     worker = arena.work(lease_s=30)
     wait_until(lambda: len(arena.proxy.lost) > 2, "it tries to beat")
     worker.send_signal(signal.SIGTERM)

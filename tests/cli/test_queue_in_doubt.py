@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 
 import pytest
 
-from mrun.engine.store.store import _move_text
+from mrun.engine.store.library import library
 from tests.chaos.proxy import Proxy
 from tests.cli.homes import Home, ended
 from tests.conftest import wait_until
 
-COMMIT = hashlib.sha1(_move_text("commit").encode()).hexdigest()
+COMMIT = library().function("commit")
 SPEC = """
     description: {name: one, description: a step}
     study:

@@ -21,7 +21,7 @@ from mrun.engine.records import (
 )
 from mrun.engine.resources import Demand, encode_demands, fits
 from mrun.engine.store import stored_plan
-from tests.store.plans import SEAL
+from tests.store.plans import SEAL, counts_of
 from tests.store.promise import LEASE_S, OPEN, End, Held, Past, Promise
 from tests.store.small_moves import QUEUES, WORKERS, Moves, decode, encode
 
@@ -56,7 +56,7 @@ class Account:
         study = f"study{len(self.promises)}"
         fields = [word for pair in stored_plan.encode_plan(plan, study, SEAL) for word in pair]
         facts = ["name", "test", "root", study, "walltimes", "[0,0,0]", "priority", 0]
-        facts += ["nodes_left", len(plan.nodes), "step_count", len(plan.steps), "demands", encode_demands(DEMANDS)]
+        facts += ["instances_left", len(plan.nodes), "step_count", len(plan.steps), "demands", encode_demands(DEMANDS)]
         self.moves.run("submit", study, 3600, "plan", *fields)
         for _ in range(2):
             assert self.moves.run("commit", study, len(fields) // 2, 0, "", *facts) == b"committed"
@@ -71,13 +71,14 @@ class Account:
 
     def _beat(self, worker: str) -> None:
         known, held = self.known[worker], self.held.setdefault(worker, {})
-        request = [LEASE_S * 1000, [str(n) for n in known], str(self.highest[worker]), False]
+        listed = [f"{n}:{one.study}" for n, one in known.items()]
+        request = [LEASE_S * 1000, listed, str(self.highest[worker]), False]
         request += [["queues", ",".join(QUEUES), "slots", 2], -1]
         answer = decode(self.moves.run("beat", worker, encode(request)), BeatAnswer)
         assert answer.status == "ok"
         for number in [n for n in known if self._is_purged(held.get(n))]:
             held.pop(number, None)
-        assert {int(text) for text in answer.lost} == set(known) - set(held)
+        assert {int(text.partition(":")[0]) for text in answer.lost} == set(known) - set(held)
         for number in set(known) - set(held):
             del known[number]
         for number in [n for n in held if n not in known and n <= self.highest[worker]]:
@@ -120,7 +121,9 @@ class Account:
         for number, outcomes in wanted:
             lo = self.known[worker][number].lo
             runs = [OutcomeRun(len(list(alike)), *outcome) for outcome, alike in itertools.groupby(outcomes)]
-            settlements.append(Settlement(str(number), lo, lo + len(outcomes), tuple(runs), 1.0))
+            settlements.append(
+                Settlement(f"{number}:{self.known[worker][number].study}", lo, lo + len(outcomes), tuple(runs), 1.0)
+            )
         token = next(self.tokens)
         raw = self.moves.run("settle", worker, token, encode(settlements))
         if is_twice and worker in self.held:
@@ -136,7 +139,8 @@ class Account:
             else:
                 self._account(truth, outcomes)
                 # The last sample of a study that is stopping ends it: then nothing is stopping any more.
-                assert answer == "ok" or (answer == "stopping" and self.promises[truth.study].is_stopped)
+                is_stopped = self.promises[truth.study].is_stopped
+                assert answer == "ok" or (answer == "stopping" and is_stopped), (answer, self._why(truth.study))
                 believed.lo = truth.lo
                 if truth.lo == truth.hi:
                     del self.known[worker][number], self.held[worker][number]
@@ -182,6 +186,9 @@ class Account:
 
     # ---------------------------------------------------------------------------------------------- what is true
 
+    def _why(self, study: str) -> str:
+        return str(self.client.hget(self.keys.study(study), "why"))
+
     def _is_purged(self, held: Held | None) -> bool:
         return held is not None and self.promises[held.study].is_purged
 
@@ -199,9 +206,7 @@ class Account:
         )
 
     def _has_todo(self) -> bool:
-        return bool(self.client.exists(self.keys.named("todo")))
+        return bool(self.client.exists(self.keys.todo))
 
     def _counts(self, study: str, step: int) -> dict[str, int]:
-        raw = self.client.hgetall(self.keys.step(study, step))
-        states = ("ready", "running", "retrying", "finished", "failed", "dead", "skipped", "cancelled")
-        return {state: int(raw.get(state.encode(), 0)) for state in states}
+        return counts_of(self.client.hgetall(self.keys.study(study)), step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from mrun.engine.store.views import StepFacts, on_queue
 from tests.store.account import Account
 from tests.store.promise import OPEN, SKIPPED, End, Past, Promise
 from tests.store.small_moves import CHUNK, QUEUES
@@ -14,8 +15,8 @@ class Checks(Account):
 
     def _check_running(self, promise: Promise) -> None:
         study = promise.study
-        assert self.client.hget(self.keys.study(study), "state") == b"running"
-        later = self.client.zrange(f"{self.keys.study(study)}:later", 0, -1)
+        assert self.client.hget(self.keys.study(study), "state") == b"running", self._why(study)
+        later = self.client.zrange(self.keys.retries(study), 0, -1)
         retrying = self._ranges(promise, [text.decode() for text in later])
         ready = self._ranges(promise, self._undelivered(promise))
         assert not ready & retrying
@@ -43,7 +44,7 @@ class Checks(Account):
 
     def _check_ended(self, promise: Promise, outcome: str) -> None:
         study = promise.study
-        assert self.client.hget(self.keys.study(study), "state") == outcome.encode()
+        assert self.client.hget(self.keys.study(study), "state") == outcome.encode(), self._why(study)
         for step in promise.plan.steps:
             counts, model = self._counts(study, step.index), promise.counts(step.index)
             assert counts["running"] == 0
@@ -53,8 +54,7 @@ class Checks(Account):
                 assert counts["skipped"] == model[SKIPPED]
                 assert (counts["ready"], counts["retrying"]) == (0, 0)
         keys = self.client.keys(f"{self.keys.root}*{study}*")
-        steps = {self.keys.step(study, step.index).encode() for step in promise.plan.steps}
-        assert set(keys) <= steps | {self.keys.study(study).encode(), self.keys.reasons(study).encode()}
+        assert set(keys) <= {self.keys.study(study).encode(), self.keys.reasons(study).encode()}
         assert all(self.client.ttl(key) > 0 for key in keys)
 
     def _check_purged(self, study: str) -> None:
@@ -66,19 +66,10 @@ class Checks(Account):
             stream = self.keys.stream(queue, promise.study, number)
             if not self.client.exists(stream):
                 continue
-            pending = {entry["message_id"] for entry in self.client.xpending_range(stream, "workers", "-", "+", 1000)}
-            entries = self.client.xrange(stream)
-            assert pending <= {entry for entry, _ in entries}
-            assert len(pending) == self._shared(promise.study, queue, number)
-            texts += [fields[b"t"].decode() for entry, fields in entries if entry not in pending]
-            is_marked = self.client.zscore(self.keys.named(f"queue:{queue}"), f"{promise.study}:{number}") is not None
-            assert is_marked or len(pending) == len(entries), "nobody will find it"
+            texts += [fields[b"t"].decode() for _, fields in self.client.xrange(stream)]
+            is_named = self.client.zscore(self.keys.queue(queue), f"{promise.study}:{number}") is not None
+            assert is_named, "nobody will find it"
         return texts
-
-    def _shared(self, study: str, queue: str, number: int) -> int:
-        """Entries of a stream that claims come from."""
-        prefix = f"={queue} {study} {number} ".encode()
-        return sum(f.startswith(prefix) for w in self.held for f in self.client.hkeys(self.keys.held(w)))
 
     def _ranges(self, promise: Promise, texts: list[str]) -> set[tuple[int, int]]:
         found: set[tuple[int, int]] = set()
@@ -92,22 +83,22 @@ class Checks(Account):
 
     def _task(self, promise: Promise, text: str) -> tuple[int, list[int], int, int, int]:
         if not text.startswith("*"):
-            node, lo, hi, *past = (int(word) for word in text.split())
+            node, _, lo, hi, *past = (int(word) for word in text.split())
             return node, list(range(lo, hi)), *past
         # Samples as bits: of an entry, or of a retry that waits
-        kind = "late" if " " in text else "loose"
-        name = text[1:].rpartition(" ")[2]
-        raw = self.client.get(f"{self.keys.study(promise.study)}:{kind}:{text if kind == 'late' else name}")
+        study, name = promise.study, text[1:].rpartition(" ")[2]
+        is_retry = " " in text
+        raw = self.client.get(self.keys.retry_bits(study, text) if is_retry else self.keys.scattered_bits(study, name))
         bits = [i for i, bit in enumerate("".join(f"{byte:08b}" for byte in raw)) if bit == "1"]
         assert bits, f"nothing is behind {text}"
-        if kind == "loose":
-            assert int(self.client.hget(f"{self.keys.study(promise.study)}:loose", name)) == len(bits)
-        node, chunk, *past = (int(word) for word in name.split(":"))
+        if not is_retry:
+            assert int(self.client.hget(self.keys.scattered(study), name)) == len(bits)
+        node, _, chunk, *past = (int(word) for word in name.split(":"))
         return node, [chunk * CHUNK + i for i in bits], *past
 
     def _check_bits(self, promise: Promise, places: list) -> None:
         for node, row in enumerate(places):
-            facts = self.client.hgetall(f"{self.keys.study(promise.study)}:node:{node}")
+            facts = self.client.hgetall(self.keys.instance(promise.study, node))
             for kind in ("done", "bad"):
                 want = [
                     i
@@ -118,7 +109,7 @@ class Checks(Account):
                     base = chunk * CHUNK
                     inside = [i - base for i in want if base <= i < base + CHUNK]
                     assert int(facts.get(f"{kind}:{chunk}".encode(), 0)) == len(inside)
-                    raw = self.client.get(f"{self.keys.study(promise.study)}:{kind}:{node}:{chunk}") or b""
+                    raw = self.client.get(self.keys.bits(promise.study, kind, node, chunk)) or b""
                     if len(inside) == min(CHUNK, len(row) - base):
                         assert raw == b""
                     elif raw == b"":
@@ -129,22 +120,22 @@ class Checks(Account):
                         assert [i for i, bit in enumerate(bits) if bit == "1"] == inside
 
     def _check_queues(self, promise: Promise) -> None:
-        """What is kept for a study on a queue is the sum over its steps' nodes there."""
-        sums: dict[str, dict[str, int]] = {queue: {} for queue in QUEUES}
-        for step in promise.plan.steps:
-            counts = self._counts(promise.study, step.index)
-            queue = promise.plan.nodes[step.first_node].queue
-            for state in ("ready", "running", "retrying", "dead"):
-                sums[queue][state] = sums[queue].get(state, 0) + counts[state]
-        for queue, want in sums.items():
-            raw = self.client.hgetall(self.keys.study_queue(promise.study, queue))
-            assert {state: int(raw.get(state.encode(), 0)) for state in want} == want
+        """What a view says of a study's samples on a queue is the sum over its steps' instances there."""
+        raw = {
+            key.decode(): value.decode() for key, value in self.client.hgetall(self.keys.study(promise.study)).items()
+        }
+        queues = [promise.plan.nodes[step.first_node].queue for step in promise.plan.steps]
+        steps = [StepFacts("s", 1, 1, (queue,)) for queue in queues]
+        for queue, state in itertools.product(QUEUES, ("ready", "running", "retrying", "dead")):
+            own = [step.index for step in promise.plan.steps if queues[step.index] == queue]
+            want = sum(self._counts(promise.study, index)[state] for index in own)
+            assert on_queue(raw, steps, queue, state) == want
 
     def _check_namespace(self) -> None:
-        single = {"studies", "claims", "turn", "swept", "set_back", "events", "deaths", "clock", "tend"}
+        single = {"studies", "events", "deaths", "clock", "time"}
         single |= {f"bell:{queue}" for queue in QUEUES}
-        allowed = {self.keys.named(name).encode() for name in single}
-        keys = {key for key in self.client.keys(f"{self.keys.root}*") if b"}:study:" not in key}
+        allowed = {f"{self.keys.root}{name}".encode() for name in single}
+        keys = {key for key in self.client.keys(f"{self.keys.root}*") if b":study:" not in key}
         # The last token of a worker that was believed dead.
-        allowed |= {key for key in keys if b"}:worker:" in key and self.client.ttl(key) > 0}
+        allowed |= {key for key in keys if b":worker:" in key and self.client.ttl(key) > 0}
         assert keys <= allowed, keys - allowed

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 from msgspec.structs import replace
 
 from mrun.engine.ids import new_study_id
@@ -13,6 +14,7 @@ from mrun.engine.plan.model import Barrier, Node, Plan, PlanStep, SampleTable
 from mrun.engine.records import Claim, ClaimRequest, OutcomeRun, Past, Settlement, WorkerFacts
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
+from mrun.engine.studies.enqueue import step_facts
 
 SEAL = Seal(bytes(32))
 
@@ -72,7 +74,8 @@ async def submit(store: Store, plan: Plan, past: Past = (), **facts: object) -> 
     study = new_study_id()
     count = await store.submit(study, plan, SEAL, past)
     words: list[str | int | bytes] = ["name", "test", "root", study, "walltimes", "[0,0,0]", "priority", 0]
-    words += ["nodes_left", len(plan.nodes), "step_count", len(plan.steps)]
+    words += ["instances_left", len(plan.nodes), "step_count", len(plan.steps)]
+    words += ["steps", msgspec.json.encode(step_facts(plan)), "queues", ",".join(sorted({n.queue for n in plan.nodes}))]
     for name, value in facts.items():
         words += [name, str(value)]
     await store.commit(study, count, words)
@@ -138,7 +141,14 @@ async def state_of(store: Store, study: str) -> str:
 
 
 async def step_counts(store: Store, study: str, step: int) -> dict[str, int]:
-    raw = await store.client.hgetall(store.keys.step(study, step))
-    counts = {key.decode(): float(value) for key, value in raw.items()}
+    return {
+        state: count
+        for state, count in counts_of(await store.client.hgetall(store.keys.study(study)), step).items()
+        if count
+    }
+
+
+def counts_of(raw: dict[bytes, bytes], step: int) -> dict[str, int]:
+    """A step's samples by state, of the study's hash."""
     states = ("ready", "running", "retrying", "finished", "failed", "dead", "skipped", "cancelled")
-    return {name: int(counts[name]) for name in states if counts.get(name)}
+    return {state: int(raw.get(f"{step}:{state}".encode(), 0)) for state in states}

@@ -61,9 +61,9 @@ async def test_loose_samples_are_counted_by_their_bits(store: Store) -> None:
             retried = [OutcomeRun(1, "retry" if number % 2 else "finished") for number in range(claim.lo, claim.hi)]
             await worker.settle(claim, *retried)
             left -= claim.hi - claim.lo
-    while await store.client.exists(store.keys.named("todo")):
+    while await store.client.exists(store.keys.todo):
         await worker.beat()
-    assert await store.client.exists(store.keys.loose(study))
+    assert await store.client.exists(store.keys.scattered(study))
     assert (await look(store)).ready == SCATTERED // 2
 
 
@@ -74,7 +74,7 @@ async def test_samples_that_a_dead_worker_left_are_stranded_if_there_is_no_other
     assert len(await worker.claim()) == 1
     assert await look(store) == Backlog(0, False, True)
     # When it is dead, and nobody sweeps
-    await store.client.zadd(store.keys.named("workers"), {"w": 1})
+    await store.client.zadd(store.keys.workers, {"w": 1})
     assert await look(store) == Backlog(0, True, True)
     assert (await look(store)).samples == 1
     # Swept, they are ready.
@@ -90,7 +90,7 @@ async def test_a_retry_that_is_due_is_stranded_without_a_worker_and_one_that_is_
     await worker.settle(claim, OutcomeRun(1, "retry"))
     await store.leave("w")
     assert await look(store) == Backlog(0, False, True)
-    await store.client.zadd(store.keys.named("later"), {study: 1})
+    await store.client.zadd(store.keys.later, {study: 1})
     assert await look(store) == Backlog(0, True, True)
 
 

@@ -16,7 +16,7 @@ async def test_handed_back_ranges_merge_with_what_was_never_claimed(store: Store
         assert not await store.hand_back("w", claim, claim.lo)
     stream = store.keys.stream("q", study, 0)
     entries = await store.client.xrange(stream)
-    assert [fields[b"t"] for _, fields in entries] == [b"0 0 1000 0 0 0"]
+    assert [fields[b"t"] for _, fields in entries] == [b"0 0 0 1000 0 0 0"]
     assert await step_counts(store, study, 0) == {"ready": 1000}
 
 

@@ -20,23 +20,20 @@ HOUR_MS = 3_600_000
 async def set_back(store: Store) -> None:
     """What was written before the clock was set back."""
     client, root = store.client, store.keys.root
-    zsets = [store.keys.named(name).encode() for name in ("workers", "later", "studies", "deaths")]
-    zsets += await client.keys(f"{root}study:*:later")
+    keys = store.keys
+    zsets = [key.encode() for key in (keys.workers, keys.later, keys.studies, keys.deaths)]
+    zsets += await client.keys(f"{root}study:*:retries")
     for key in zsets:
         for member in await client.zrange(key, 0, -1):
             await client.zincrby(key, HOUR_MS, member)
-    for name in ("swept", "tend"):
-        end_ms, _, rest = (await client.get(store.keys.named(name)) or b"").decode().partition(" ")
-        if end_ms:
-            await client.set(store.keys.named(name), f"{int(end_ms) + HOUR_MS} {rest}".strip())
-    claims = store.keys.named("claims")
-    if await client.exists(claims):
-        await client.incrby(claims, 1000 * HOUR_MS)
+    for field, by in (("swept_ms", HOUR_MS), ("sweeps_until_ms", HOUR_MS), ("last_claim", 1000 * HOUR_MS)):
+        if await client.hexists(keys.clock, field):
+            await client.hincrby(keys.clock, field, by)
 
 
 async def store_ms(store: Store) -> int:
     """The store's time."""
-    return await now_ms(store) + int(await store.client.get(store.keys.named("set_back")) or 0)
+    return await now_ms(store) + int(await store.client.hget(store.keys.clock, "set_back_ms") or 0)
 
 
 async def test_clock_that_is_set_back_expires_nobody(store: Store) -> None:
@@ -127,7 +124,7 @@ async def test_workers_are_shown_with_what_is_left_of_their_leases(store: Store)
 
 
 async def test_time_left_is_kept_by_the_stores_clock_whatever_the_workers_own_says(store: Store) -> None:
-    await store.client.set(store.keys.named("set_back"), HOUR_MS)
+    await store.client.hset(store.keys.clock, "set_back_ms", HOUR_MS)
     await store.beat("worker", LONG_S, [], 0, facts=WorkerFacts("h", 1, ("q",), 1, time_left_ms=600_000))
     ends_ms = int(await store.client.hget(store.keys.worker("worker"), "ends_at_ms"))
     assert 590_000 < ends_ms - await store_ms(store) <= 600_000
@@ -150,7 +147,7 @@ async def test_look_for_work_is_a_sign_of_life(store: Store) -> None:
     # Given a worker whose lease has nearly ended
     await worker_of(store, "tender", LONG_S)
     worker = await worker_of(store, "worker", LONG_S)
-    workers = store.keys.named("workers")
+    workers = store.keys.workers
     for has_work in (False, True):
         if has_work:
             await submit(store, make_plan(1, S("a")))
@@ -165,10 +162,10 @@ async def test_look_for_work_makes_nobody_known_and_tells_when_nobody_tends(stor
     worker = IdleWorker(store, "worker")
     request = ClaimRequest(1, ("q",))
     assert (await store.claim("worker", request)).status == "unknown"
-    assert await store.client.exists(store.keys.named("workers")) == 0
+    assert await store.client.exists(store.keys.workers) == 0
     await worker.beat()
     assert (await store.claim("worker", request)).is_untended == 0
-    await store.client.delete(store.keys.named("tend"))
+    await store.client.hdel(store.keys.clock, "sweeper")
     assert (await store.claim("worker", request)).is_untended == 1
     assert (await worker.beat()).sweep_in_ms > 0
     assert (await store.claim("worker", request)).is_untended == 0

@@ -291,7 +291,7 @@ async def test_commit_that_the_server_forgot_before_it_was_on_its_disk_is_made_a
         configure(own_server, appendfsync="no")
         shutil.copytree(log_dir, kept_dir)
         async with anyio.create_task_group() as group:
-            group.start_soon(store.commit, "s1", staged, ["name", "test", "nodes_left", 1, "step_count", 1])
+            group.start_soon(store.commit, "s1", staged, ["name", "test", "instances_left", 1, "step_count", 1])
             await anyio.to_thread.run_sync(wait_until, lambda: has_study(own_server, "s1"), "it is committed")
             # When its machine dies, and comes back with no more than that
             own_server.stop(signal.SIGKILL)
@@ -304,7 +304,7 @@ async def test_commit_that_the_server_forgot_before_it_was_on_its_disk_is_made_a
 
 def has_study(server: TestServer, study: str) -> bool:
     with contextlib.closing(server.client()) as client:
-        return client.zscore("{mrun}:studies", study) is not None
+        return client.zscore("{mrun}:2:studies", study) is not None
 
 
 async def test_check_tells_what_a_server_does_with_its_log(server: TestServer):

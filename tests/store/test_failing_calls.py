@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
-from importlib import resources
 from typing import Any
 
 import pytest
@@ -18,18 +17,27 @@ from mrun.engine.errors import MrunError, NotFoundError
 from mrun.engine.ids import new_study_id
 from mrun.engine.records import OutcomeRun
 from mrun.engine.store.allocs import PAUSE, Allocs, AllocState, AllocTerms
-from mrun.engine.store.store import Store, _move_text
+from mrun.engine.store.library import moves, script_text
+from mrun.engine.store.store import Store
 from tests.store.plans import SEAL, IdleWorker, S, larger, make_plan, state_of, step_counts, submit
 from tests.store.test_leases import lose, now_ms
 
 #: Stands at the top of a move; the second key is the number of the call that is to fail.
 FAILING = """
 local count, server = 0, redis
-local redis = setmetatable({call = function(...)
+local function fails()
   count = count + 1
-  if count == tonumber(KEYS[2]) then error({err = 'ERR made to fail'}) end
-  return server.call(...)
-end}, {__index = server})
+  return count == tonumber(KEYS[2])
+end
+local redis = setmetatable({
+  call = function(...)
+    if fails() then error({err = 'ERR made to fail'}) end
+    return server.call(...)
+  end,
+  pcall = function(...)
+    if fails() then return {err = 'ERR made to fail'} end
+    return server.pcall(...)
+  end}, {__index = server})
 """
 SAMPLES = 4
 PLAN = make_plan(
@@ -39,9 +47,7 @@ PLAN = make_plan(
     S("f", False, after=("b*",)),
 )
 ALLOC = AllocTerms("sim", "ab12", "slurm", ("q",), 3600.0)
-MOVE_FILES = (resources.files("mrun.engine.store") / "moves").iterdir()
-#: All but the one that is a single call.
-MOVES = sorted({file.name.removesuffix(".lua") for file in MOVE_FILES} - {"mark"})
+MOVES = moves()
 
 Act = Callable[[], Awaitable[object]]
 
@@ -73,7 +79,16 @@ class Stage:
     async def _commit(self) -> Act:
         study = new_study_id()
         staged = await self.store.submit(study, PLAN, SEAL)
-        facts = ["root", study, "walltimes", "[0,0,0]", "nodes_left", len(PLAN.nodes), "step_count", len(PLAN.steps)]
+        facts = [
+            "root",
+            study,
+            "walltimes",
+            "[0,0,0]",
+            "instances_left",
+            len(PLAN.nodes),
+            "step_count",
+            len(PLAN.steps),
+        ]
         return lambda: self.store.commit(study, staged, facts)
 
     async def _claim(self) -> Act:
@@ -90,8 +105,8 @@ class Stage:
         return self.worker.beat
 
     async def _reclaim(self) -> Act:
-        await self.store.client.zadd(self.store.keys.named("workers"), {"worker": 1})
-        await self.store.client.set(self.store.keys.named("swept"), await now_ms(self.store))
+        await self.store.client.zadd(self.store.keys.workers, {"worker": 1})
+        await self.store.client.hset(self.store.keys.clock, "swept_ms", await now_ms(self.store))
         return lambda: self.store.reclaim("other")
 
     async def _leave(self) -> Act:
@@ -144,7 +159,7 @@ class Stage:
 
 async def does_fail(store: Store, move: str, number: int, act: Act, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Do it, with the so-manieth call of the move failing. False: it has fewer."""
-    shebang, text = _move_text(move).split("\n", 1)
+    shebang, text = script_text(move).split("\n", 1)
     real = store.run
 
     async def run(name: str, *words: Any) -> Any:
@@ -165,15 +180,13 @@ async def does_fail(store: Store, move: str, number: int, act: Act, monkeypatch:
 
 async def go_on(store: Store) -> None:
     """All workers are lost, and another one works until nothing is left to do."""
-    names = [name.decode() for name in await store.client.zrange(store.keys.named("workers"), 0, -1)]
+    names = [name.decode() for name in await store.client.zrange(store.keys.workers, 0, -1)]
     if names:
         await lose(store, *names)
     last = IdleWorker(store, "last", ("q", "r"), slots=9)
     for _ in range(50):
         await last.beat()
-        if not await last.drain() and not await store.client.exists(
-            store.keys.named("todo"), store.keys.named("later")
-        ):
+        if not await last.drain() and not await store.client.exists(store.keys.todo, store.keys.later):
             break
     else:
         raise AssertionError("there is no end to it")
@@ -183,7 +196,7 @@ async def go_on(store: Store) -> None:
 async def assert_sound(store: Store, stage: Stage) -> None:
     """Everything has ended, and nothing of it is left but what expires."""
     assert await state_of(store, stage.good) == "finished"
-    for raw in await store.client.zrange(store.keys.named("studies"), 0, -1):
+    for raw in await store.client.zrange(store.keys.studies, 0, -1):
         study = raw.decode()
         state = await state_of(store, study)
         if state == "failed":

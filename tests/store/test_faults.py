@@ -49,7 +49,7 @@ async def test_full_server_lets_what_runs_come_to_its_end(store: Store) -> None:
     await elsewhere.claim()
     await store.client.script_flush()
     await store.reclaim("other")
-    await store.client.zadd(store.keys.named("workers"), {"dead": 1})
+    await store.client.zadd(store.keys.workers, {"dead": 1})
     async with full_server(store):
         # I expect that everything that a worker does goes on, and that nothing is added
         assert await worker.settle(first, OutcomeRun(2, "finished"), OutcomeRun(2, "retry")) == "ok"
@@ -72,7 +72,7 @@ async def test_full_server_lets_what_runs_come_to_its_end(store: Store) -> None:
     assert await step_counts(store, study, 0) == {"finished": 39, "failed": 1}
     assert await state_of(store, cancelled) == "cancelled"
     assert await keys_of(store, purged) == []
-    assert await store.client.zcard(store.keys.named("studies")) == 2
+    assert await store.client.zcard(store.keys.studies) == 2
     assert (await other.beat()).request == "drain"
 
 
@@ -85,7 +85,7 @@ async def test_full_server_refuses_a_commit_and_shows_nothing_of_the_study(store
     # I expect that nobody sees it, and that it expires
     assert await keys_of(store, "half") == [store.keys.plan("half")]
     assert await store.client.ttl(store.keys.plan("half")) > 0
-    assert await store.client.exists(store.keys.named("studies")) == 0
+    assert await store.client.exists(store.keys.studies) == 0
     assert await (await worker_of(store, "worker")).claim() == []
 
 
@@ -106,7 +106,6 @@ async def test_lost_stream_fails_its_study_and_no_other(store: Store) -> None:
     # I expect that the study says why it can't come to its end, and that the other one does
     assert await state_of(store, lost) == "failed"
     assert b"lost" in await store.client.hget(store.keys.study(lost), "why")
-    assert await step_counts(store, lost, 0) == {"ready": 2, "finished": 2}
     assert await state_of(store, good) == "finished"
 
 
@@ -119,7 +118,7 @@ async def test_stream_that_is_lost_and_at_once_made_anew_fails_its_study(store: 
     await store.client.delete(store.keys.stream("q", study, 0))
     assert await worker.settle(claim, all_of(claim)) in ("ok", "stopping")
     await worker.drain()
-    await worker.beat()
+    await store.reclaim("worker")
     # I expect no study that waits for ever for what is lost
     assert await state_of(store, study) == "failed"
     assert b"lost" in await store.client.hget(store.keys.study(study), "why")
@@ -156,7 +155,7 @@ async def test_lost_plan_fails_its_study(store: Store, is_held: bool) -> None:
         assert await worker.settle(claim, all_of(claim)) == "gone"
     await worker.beat()
     assert await state_of(store, study) == "failed"
-    assert await store.client.exists(store.keys.named("todo"), store.keys.named("queue:q")) == 0
+    assert await store.client.exists(store.keys.todo, store.keys.queue("q")) == 0
     # Its nodes are not known any more; its counters end as always
     assert await store.client.ttl(store.keys.study(study)) > 0
     assert await worker.claim() == []
@@ -168,15 +167,16 @@ async def test_lost_plan_does_not_stop_a_release_that_was_left_over(store: Store
     worker = await worker_of(store, "worker")
     (claim,) = await worker.claim()
     await worker.settle(claim, all_of(claim))
-    assert await store.client.exists(store.keys.named("todo"))
+    assert await store.client.exists(store.keys.todo)
     await store.client.delete(store.keys.plan(study))
     await worker.beat()
-    await worker.beat()
     assert await state_of(store, study) == "failed"
-    assert await store.client.exists(store.keys.named("todo")) == 0
+    for _ in range(20):
+        await worker.beat()
+    assert await store.client.exists(store.keys.todo) == 0
 
 
-@pytest.mark.parametrize("how", ["beat", "reclaim", "leave"])
+@pytest.mark.parametrize("how", ["settle", "hand back", "beat", "reclaim", "leave"])
 @pytest.mark.parametrize("garbage", [b"\xc1", b"\x93\x01\x02\x03", b"text", b""])
 async def test_damaged_claim_record_is_no_claim_and_fails_its_study(store: Store, garbage: bytes, how: str) -> None:
     # Given a worker with claims of two studies, one of which somebody damages
@@ -185,30 +185,33 @@ async def test_damaged_claim_record_is_no_claim_and_fails_its_study(store: Store
     claims = await worker.claim()
     assert {claim.study for claim in claims} == {study, good}
     claim = next(claim for claim in claims if claim.study == study)
-    await store.client.hset(store.keys.held("worker"), claim.text, garbage)
-    assert await worker.settle(claim, all_of(claim)) == "lost"
-    assert not await store.hand_back("worker", claim, claim.lo)
-    worker.claims[claim.number] = claim
-    assert (await worker.beat()).lost == (claim.text,)
-    del worker.claims[claim.number]
+    await store.client.hset(store.keys.worker_claims("worker"), claim.text, garbage)
     # When that is noticed
-    if how == "beat":
+    if how == "settle":
+        assert await worker.settle(claim, all_of(claim)) == "gone"
+        assert not await store.hand_back("worker", claim, claim.lo)
+    elif how == "hand back":
+        assert not await store.hand_back("worker", claim, claim.lo)
+    elif how == "beat":
+        del worker.claims[claim.number]
         assert (await worker.beat()).status == "ok"
     else:
         await (lose(store, "worker") if how == "reclaim" else store.leave("worker"))
     # I expect its study to say that it can't come to its end, and the other one to do so
     assert await state_of(store, study) == "failed"
     assert b"lost" in await store.client.hget(store.keys.study(study), "why")
-    for one in [claim for claim in worker.claims.values() if claim.study == good] if how == "beat" else []:
+    for one in (
+        [claim for claim in worker.claims.values() if claim.study == good] if how not in ("reclaim", "leave") else []
+    ):
         assert await worker.settle(one, all_of(one)) == "ok"
     for one in [claim for claim in worker.claims.values() if claim.study == study]:
         assert await worker.settle(one, all_of(one)) in ("gone", "lost")
     await other.drain()
     assert await step_counts(store, good, 0) == {"finished": 3}
-    assert await store.client.hgetall(store.keys.held("worker")) == {}
+    assert await store.client.hgetall(store.keys.worker_claims("worker")) == {}
 
 
-@pytest.mark.parametrize("text", ["garbage", "0 5", "99 0 1 0 0 0"])
+@pytest.mark.parametrize("text", ["garbage", "0 5", "99 0 0 1 0 0 0"])
 async def test_entry_that_does_not_decode_fails_its_study(store: Store, text: str) -> None:
     study = await submit(store, make_plan(9, S("a", options={"chunk": 9})))
     good = await submit(store, make_plan(2, S("a", options={"chunk": 1})))
@@ -234,27 +237,29 @@ async def test_worker_without_its_hash_goes_on(store: Store) -> None:
     assert await store.client.keys(f"{store.keys.root}worker:*") == []
 
 
-async def test_worker_whose_lease_was_deleted_is_new_and_its_samples_are_for_others(store: Store) -> None:
+async def test_worker_whose_lease_was_deleted_gets_another_with_its_next_request(store: Store) -> None:
     study = await submit(store, make_plan(4, S("a", options={"chunk": 4})))
     worker, other = await worker_of(store, "worker"), await worker_of(store, "other")
     (claim,) = await worker.claim()
-    await store.client.zrem(store.keys.named("workers"), "worker")
+    await store.client.zrem(store.keys.workers, "worker")
     assert await worker.claim() == []
-    assert (await worker.beat()).lost == (claim.text,)
+    assert await store.client.zscore(store.keys.workers, "worker") is not None
+    assert (await worker.beat()).lost == ()
+    assert await worker.settle(claim, all_of(claim)) == "ok"
     await other.drain()
     assert await state_of(store, study) == "finished"
-    assert await store.client.hget(store.keys.named("slots"), "q") == b"2"
+    assert await store.client.hget(store.keys.slots, "q") == b"2"
 
 
 @pytest.mark.parametrize("garbage", [b"\xc1", b"x", msgspec.msgpack.encode(["nosuch", 1])])
-async def test_damaged_todo_is_passed_over(store: Store, garbage: bytes) -> None:
+async def test_damaged_todo_fails_its_study(store: Store, garbage: bytes) -> None:
     study = await submit(store, make_plan(2, S("a")))
     await store.client.rpush(f"{store.keys.study(study)}:todo", garbage)
-    await store.client.zadd(store.keys.named("todo"), {study: 1, "nosuch": 2})
+    await store.client.zadd(store.keys.todo, {study: 1, "nosuch": 2})
     worker = await worker_of(store, "worker")
-    await worker.drain()
-    assert await state_of(store, study) == "finished"
-    assert await store.client.exists(store.keys.named("todo")) == 0
+    while await store.client.exists(store.keys.todo):
+        await worker.drain()
+    assert await state_of(store, study) == "failed"
 
 
 async def test_damaged_retry_fails_its_study(store: Store) -> None:
@@ -262,22 +267,21 @@ async def test_damaged_retry_fails_its_study(store: Store) -> None:
     worker = await worker_of(store, "worker")
     (claim,) = await worker.claim()
     await worker.settle(claim, all_of(claim, "retry"))
-    await store.client.zadd(f"{store.keys.study(study)}:later", {"garbage": 1})
+    await store.client.zadd(store.keys.retries(study), {"garbage": 1})
     assert await worker.claim() == []
     assert await state_of(store, study) == "failed"
-    assert await store.client.exists(store.keys.named("later")) == 0
+    assert await store.client.exists(store.keys.later) == 0
 
 
-async def test_damaged_ranges_of_a_node_are_not_joined(store: Store) -> None:
+async def test_damaged_ranges_of_an_instance_fail_its_study(store: Store) -> None:
     study = await submit(store, make_plan(6, S("a", options={"chunk": 3})))
     worker = await worker_of(store, "worker")
     (claim,) = await worker.claim()
-    opened = f"{store.keys.study(study)}:open:0"
+    opened = store.keys.ranges(study, 0)
     for field in await store.client.hkeys(opened):
         await store.client.hset(opened, field, "garbage")
-    await store.hand_back("worker", claim, claim.lo)
-    await worker.drain()
-    assert await state_of(store, study) == "finished"
+    assert not await store.hand_back("worker", claim, claim.lo)
+    assert await state_of(store, study) == "failed"
 
 
 async def test_lost_bitmap_raises_nowhere(store: Store) -> None:
@@ -285,7 +289,7 @@ async def test_lost_bitmap_raises_nowhere(store: Store) -> None:
     worker = await worker_of(store, "worker")
     (claim,) = await worker.claim()
     await worker.settle(claim, all_of(claim))
-    await store.client.delete(f"{store.keys.study(study)}:done:0:0")
+    await store.client.delete(store.keys.bits(study, "done", 0, 0))
     await worker.drain()
     other = IdleWorker(store, "other", ("r",))
     await other.beat()

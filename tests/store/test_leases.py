@@ -12,6 +12,7 @@ import pytest
 import redis.asyncio
 
 from mrun.engine.records import MAY_HAVE_STARTED, Claim, ClaimRequest, OutcomeRun, ReclaimAnswer
+from mrun.engine.store.schema import StepRow
 from mrun.engine.store.store import Store
 from tests.conftest import TestServer
 from tests.store.plans import IdleWorker, S, make_plan, state_of, step_counts, submit
@@ -55,9 +56,9 @@ async def swept_until_removed(store: Store, *names: str, by: str = "sweeper") ->
 async def lose(store: Store, *names: str, is_alone: bool = True) -> None:
     """End the leases of these workers now, while somebody sweeps: no outage. `is_alone`: nobody else died lately."""
     if is_alone:
-        await store.client.delete(store.keys.named("deaths"))
-    await store.client.zadd(store.keys.named("workers"), dict.fromkeys(names, 1))
-    await store.client.set(store.keys.named("swept"), await now_ms(store))
+        await store.client.delete(store.keys.deaths)
+    await store.client.zadd(store.keys.workers, dict.fromkeys(names, 1))
+    await store.client.hset(store.keys.clock, mapping={"swept_ms": await now_ms(store), "is_set_back": 0})
     await swept_until_removed(store, *names)
 
 
@@ -117,7 +118,7 @@ async def test_stopped_worker_that_comes_back_changes_nothing(store: Store) -> N
     stopped.claims[old.number] = old
     answer = await stopped.beat(LONG_S)
     # I expect that it hears of its loss, and that the other's claim stands
-    assert answer.lost == (old.text,)
+    assert answer.lost == (str(old.number),)
     assert await step_counts(store, study, 0) == before
     assert (await other.beat(LONG_S)).lost == ()
     assert await other.settle(new, all_of(new)) == "ok"
@@ -129,7 +130,7 @@ async def test_beat_without_facts_of_a_reclaimed_worker_is_answered_unknown(stor
     await worker_of(store, "worker")
     await lose(store, "worker")
     assert (await store.beat("worker", LONG_S, [], 0)).status == "unknown"
-    assert await store.client.zscore(store.keys.named("workers"), "worker") is None
+    assert await store.client.zscore(store.keys.workers, "worker") is None
     assert (await IdleWorker(store, "worker").beat(LONG_S)).status == "ok"
 
 
@@ -175,8 +176,8 @@ async def test_dead_sample_blocks_or_stops_as_its_step_says(store: Store, flags:
     # Given a step of which the plan says what a dead sample does
     study = await submit(store, make_plan(1, S("a", options={"max_losses": 1}), S("b", after=("a",))))
     raw = await store.client.hget(store.keys.plan(study), "step:0")
-    fields = msgspec.msgpack.decode(raw)[:9]
-    await store.client.hset(store.keys.plan(study), "step:0", msgspec.msgpack.encode([*fields, flags]))
+    row = msgspec.structs.replace(msgspec.msgpack.decode(raw, type=StepRow), dead_flags=flags)
+    await store.client.hset(store.keys.plan(study), "step:0", msgspec.msgpack.encode(row))
     await (await worker_of(store, "w")).claim()
     await lose(store, "w")
     await (await worker_of(store, "last")).drain()
@@ -210,7 +211,7 @@ async def test_three_deaths_within_one_lease_do_not_count(store: Store) -> None:
     assert await step_counts(store, study, 0) == {"ready": 3}
     (claim,) = await (await worker_of(store, "other")).claim()
     assert claim.losses == 0
-    assert await store.client.pttl(store.keys.named("deaths")) > 0
+    assert await store.client.pttl(store.keys.deaths) > 0
 
 
 async def test_gap_without_sweeps_expires_nobody(store: Store) -> None:
@@ -218,9 +219,9 @@ async def test_gap_without_sweeps_expires_nobody(store: Store) -> None:
     study = await submit(store, make_plan(1, S("a")))
     quick, slow = await worker_of(store, "quick", 10), await worker_of(store, "slow", 60)
     await quick.claim()
-    workers, now = store.keys.named("workers"), await now_ms(store)
+    workers, now = store.keys.workers, await now_ms(store)
     await store.client.zadd(workers, {"quick": now - 20_000, "slow": now - 1})
-    await store.client.set(store.keys.named("swept"), now - 25_000)
+    await store.client.hset(store.keys.clock, "swept_ms", now - 25_000)
     for name in ("quick", "slow"):
         await store.client.hset(store.keys.worker(name), "started_at_ms", now - 60_000)
     # When the first beat and sweep come
@@ -235,9 +236,9 @@ async def test_gap_without_sweeps_expires_nobody(store: Store) -> None:
 
 async def test_time_that_went_backwards_expires_nobody(store: Store) -> None:
     worker = await worker_of(store, "worker", 10)
-    workers, now = store.keys.named("workers"), await now_ms(store)
+    workers, now = store.keys.workers, await now_ms(store)
     await store.client.zadd(workers, {"worker": now - 1})
-    await store.client.set(store.keys.named("swept"), now + 3_600_000)
+    await store.client.hset(store.keys.clock, "swept_ms", now + 3_600_000)
     answer = await store.reclaim("other")
     assert (answer.is_outage, answer.removed_workers) == (1, ())
     assert await store.client.zscore(workers, "worker") > now
@@ -245,7 +246,7 @@ async def test_time_that_went_backwards_expires_nobody(store: Store) -> None:
 
 
 async def test_worker_that_comes_after_a_time_without_any_sees_no_outage(store: Store) -> None:
-    await store.client.set(store.keys.named("swept"), await now_ms(store) - 3_600_000)
+    await store.client.hset(store.keys.clock, "swept_ms", await now_ms(store) - 3_600_000)
     await worker_of(store, "worker")
     assert (await store.reclaim("worker")).is_outage == 0
 
@@ -260,8 +261,7 @@ async def test_dead_tender_is_no_outage(store: Store) -> None:
     worker = await worker_of(store, "worker", 1)
     await worker_of(store, "dead", 1)
     await store.reclaim("dead")
-    swept = store.keys.named("swept")
-    began = int(await store.client.get(swept))
+    began = int(await store.client.hget(store.keys.clock, "swept_ms"))
     # When the gap since the last sweep is long, but the one since the last beat is not
     end_ms = await now_ms(store) + 700
 
@@ -273,7 +273,7 @@ async def test_dead_tender_is_no_outage(store: Store) -> None:
     # I expect that nobody's lease begins anew for it
     answer = await store.reclaim("worker")
     assert answer.is_outage == 0
-    assert int(await store.client.get(swept)) > began + 600
+    assert int(await store.client.hget(store.keys.clock, "swept_ms")) > began + 600
 
 
 async def test_workers_with_different_leases_do_not_rob_each_other(store: Store) -> None:
@@ -318,25 +318,12 @@ async def test_worker_that_leaves_puts_back_and_takes_every_key_with_it(store: S
     # I expect nothing of it any more, in any key, and nobody else harmed
     assert await step_counts(store, study, 0) == {"ready": 1000}
     assert await store.client.keys(f"{store.keys.worker('worker')}*") == []
-    for name in ("workers", "leases"):
-        assert await store.client.zrange(store.keys.named(name), 0, -1) == [b"other"]
-    assert await store.client.hgetall(store.keys.named("slots")) == {b"q": b"1"}
-    assert await store.client.get(store.keys.named("tend")) is None
-    assert await store.client.xinfo_consumers(store.keys.stream("q", study, 0), "workers") == []
+    for key in (store.keys.workers, store.keys.leases):
+        assert await store.client.zrange(key, 0, -1) == [b"other"]
+    assert await store.client.hgetall(store.keys.slots) == {b"q": b"1"}
+    assert await store.client.hget(store.keys.clock, "sweeper") is None
     (claim,) = await other.claim()
     assert claim.losses == 0
-
-
-async def test_consumer_of_a_gone_worker_is_deleted_where_nothing_was_left_to_deliver(store: Store) -> None:
-    # Given a stream whose only entry is with another worker
-    study = await submit(store, make_plan(2, S("a", options={"chunk": 1})))
-    gone, other = await worker_of(store, "gone"), await worker_of(store, "other")
-    (claim,), _ = await gone.claim(), await other.claim()
-    await gone.settle(claim, all_of(claim))
-    assert await gone.claim() == []
-    await store.leave("gone")
-    consumers = await store.client.xinfo_consumers(store.keys.stream("q", study, 0), "workers")
-    assert [consumer["name"] for consumer in consumers] == [b"other"]
 
 
 async def test_tender_that_dies_is_followed_by_another(store: Store) -> None:
@@ -355,11 +342,11 @@ async def test_tender_that_dies_is_followed_by_another(store: Store) -> None:
 
 async def test_worker_with_the_longest_lease_tends(store: Store) -> None:
     # Given a tender with a short lease, and a worker that hardly ever looks
-    await store.client.delete(store.keys.named("queue:q"))
+    await store.client.delete(store.keys.queue("q"))
     quick, slow = IdleWorker(store, "quick"), IdleWorker(store, "slow")
     assert (await quick.beat(2)).sweep_in_ms > 0
     await slow.beat(2)
-    await store.client.zadd(store.keys.named("leases"), {"slow": 30_000})
+    await store.client.zadd(store.keys.leases, {"slow": 30_000})
     await store.client.hset(store.keys.worker("slow"), "lease_ms", 30_000)
     # When the one that hardly ever looks does so, I expect that it is told to beat, and tends from then on
     assert (await store.claim("slow", ClaimRequest(1, ("q",)))).is_untended
@@ -441,7 +428,7 @@ async def test_late_copy_of_an_old_claim_request_claims_nothing(store: Store, mo
     assert raw == await real(*sent[1])
     assert str(second.number).encode() not in await real(*sent[0])
     assert await step_counts(store, study, 0) == {"ready": 2, "running": 2}
-    assert await store.client.hlen(store.keys.held("worker")) == 4  # two claims, and their two entries
+    assert await store.client.hlen(store.keys.worker_claims("worker")) == 2
     assert first.number < second.number
 
 
@@ -496,6 +483,6 @@ async def test_lost_samples_do_not_wait_behind_long_bites_of_the_others(store: S
         await worker.settle(claim, OutcomeRun(sizes[-1], "finished"))
     assert max(sizes) <= 60
     assert len(sizes) < 2100
-    assert await store.client.hget(f"{store.keys.root}study:{study}:node:0", "lost") == b"0"
+    assert await store.client.hget(store.keys.instance(study, 0), "lost") == b"0"
     (claim,) = await worker.claim()
     assert claim.hi - claim.lo > 500

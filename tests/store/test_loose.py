@@ -28,20 +28,20 @@ async def settle_every_second_again(store: Store, delay_s: float) -> tuple[str, 
 
 
 async def finish_todo(store: Store, worker: IdleWorker) -> None:
-    while await store.client.exists(store.keys.named("todo")):
+    while await store.client.exists(store.keys.todo):
         await worker.beat()
 
 
 async def test_scattered_retries_wait_as_bits_and_each_runs_once_more(store: Store) -> None:
     study, a = await settle_every_second_again(store, 3600)
-    later = f"{store.keys.study(study)}:later"
+    later = store.keys.retries(study)
     assert (await step_counts(store, study, 0)) == {"finished": SAMPLES // 2, "retrying": SAMPLES // 2}
     # I expect far fewer members than retries, and not one due early
     assert await store.client.zcard(later) < 1500
     assert await a.claim() == []
     # When the hour is over
     await store.client.zadd(later, dict.fromkeys(await store.client.zrange(later, 0, -1), 1))
-    await store.client.zadd(store.keys.named("later"), {study: 1})
+    await store.client.zadd(store.keys.later, {study: 1})
     await a.drain()
     b = await worker_of(store, "b", ("b",), 16)
     assert (await step_counts(store, study, 1)) == {"ready": SAMPLES}
@@ -65,7 +65,7 @@ async def test_scattered_ready_samples_are_few_entries(store: Store) -> None:
     await b.drain()
     assert sorted(i for _, _, i in b.settled) == list(range(0, SAMPLES, 2))
     assert set(b.settled.values()) == {1}
-    assert not await store.client.exists(store.keys.stream("b", study, 0), f"{store.keys.study(study)}:loose")
+    assert not await store.client.exists(store.keys.stream("b", study, 0), f"{store.keys.study(study)}:scattered")
 
 
 @pytest.mark.parametrize("verb", ["cancel", "purge"])
@@ -74,15 +74,15 @@ async def test_study_that_is_stopped_leaves_no_bits(store: Store, verb: str) -> 
     await store.purge(study) if verb == "purge" else await store.cancel(study)
     await finish_todo(store, a)
     keys = {key.decode().split(study)[1] for key in await store.client.keys(f"*{study}*")}
-    assert keys == (set() if verb == "purge" else {"", ":step:0", ":step:1"})
+    assert keys == (set() if verb == "purge" else {""})
 
 
 async def test_bits_that_somebody_deleted_fail_their_study(store: Store) -> None:
     study, a = await settle_every_second_again(store, 3600)
     await finish_todo(store, a)
-    for key in await store.client.keys(f"*{study}:loose:*"):
+    for key in await store.client.keys(f"*{study}:scattered:*"):
         await store.client.delete(key)
     b = await worker_of(store, "b", ("b",), 64)
     await b.drain()
     assert await state_of(store, study) in ("failed", "stopping")
-    assert b"lost a part" in await store.client.hget(store.keys.study(study), "why")
+    assert b"mrun restart" in await store.client.hget(store.keys.study(study), "why")

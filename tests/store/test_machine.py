@@ -130,7 +130,7 @@ class StoreMachine(Checks, RuleBasedStateMachine):
         number = data.draw(st.sampled_from(sorted(self.known[worker])))
         believed = self.known[worker][number]
         lo = data.draw(st.integers(believed.lo, believed.hi - 1))
-        words = ("hand_back", worker, str(number), lo, int(is_started), 0, int(is_loss))
+        words = ("hand_back", worker, f"{number}:{believed.study}", lo, int(is_started), 0, int(is_loss))
         answer = self.moves.run(*words)
         truth = self.held.get(worker, {}).get(number)
         assert answer == (b"ok" if truth else b"lost")
@@ -151,11 +151,11 @@ class StoreMachine(Checks, RuleBasedStateMachine):
         """A lease ends and another worker sweeps; the dead one may know nothing of it, and go on."""
         dead = data.draw(st.sampled_from(sorted(self.held)))
         if not is_soon:
-            self.client.delete(self.keys.named("deaths"))
+            self.client.delete(self.keys.deaths)
             self.deaths.clear()
-        self.client.zadd(self.keys.named("workers"), {dead: 1})
-        clock, set_back = (int(self.client.get(self.keys.named(name)) or 0) for name in ("clock", "set_back"))
-        self.client.set(self.keys.named("swept"), clock + set_back)
+        self.client.zadd(self.keys.workers, {dead: 1})
+        now_ms = int(self.client.get(f"{self.keys.root}time")) + int(self.client.hget(self.keys.clock, "set_back_ms") or 0)
+        self.client.hset(self.keys.clock, mapping={"swept_ms": now_ms, "is_set_back": 0})
         self.deaths.add(dead)
         loss = 0 if len(self.deaths) >= 3 else 1
         for _ in range(100):
@@ -173,7 +173,7 @@ class StoreMachine(Checks, RuleBasedStateMachine):
     def step_clock(self, by_s) -> None:
         """The server's clock is set, and somebody sweeps: nobody is believed dead for it."""
         self.moves.run("reclaim", "sweeper")
-        self.client.incrby(self.keys.named("clock"), 1000 * by_s)
+        self.client.incrby(f"{self.keys.root}time", 1000 * by_s)
         if by_s > LEASE_S:
             self.deaths.clear()
         assert decode(self.moves.run("reclaim", "sweeper"), ReclaimAnswer).removed_workers == ()

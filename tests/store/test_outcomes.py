@@ -67,7 +67,7 @@ async def test_hard_failure_of_the_last_sample_ends_the_study_once_and_as_failed
     (claim,) = await worker.claim()
     await worker.settle(claim, OutcomeRun(1, "failed", flags=3))
     assert await state_of(store, study) == "failed"
-    events = await store.client.xrange(store.keys.named("events"))
+    events = await store.client.xrange(store.keys.events)
     assert [fields[b"state"] for _, fields in events] == [b"failed"]
 
 
@@ -109,7 +109,7 @@ async def test_retries_and_losses_of_a_study_that_stops_are_dropped(store: Store
     assert (await store.cancel(study)).running == 1
     await store.hand_back("w", second, second.lo)
     assert await state_of(store, study) == "cancelled"
-    assert await store.client.exists(store.keys.named("later"), f"{store.keys.study(study)}:later") == 0
+    assert await store.client.exists(store.keys.later, store.keys.retries(study)) == 0
 
 
 @pytest.mark.parametrize(("most", "failing", "state"), [(2, 2, "finished"), (2, 3, "failed"), (0, 1, "failed")])

@@ -18,7 +18,7 @@ from redis import exceptions
 
 from mrun.engine.errors import BrokerAwayError, BrokerError, ExitCode
 from mrun.engine.store.connect import Broker, open_broker
-from mrun.engine.store.keys import Keys
+from mrun.engine.store.schema import Keys
 from mrun.engine.store.store import Store
 from tests.conftest import TestServer, wait_until
 from tests.lab import BIN, Lab
@@ -57,7 +57,7 @@ async def test_replica_is_waited_for_until_it_is_promoted(server: TestServer) ->
             group.start_soon(submit, store, make_plan(1, S("a")))
             await anyio.sleep(0.2)
             ask(server, "REPLICAOF", "NO", "ONE")
-        assert ask(server, "ZCARD", "{mrun}:studies") == 1
+        assert ask(server, "ZCARD", "{mrun}:2:studies") == 1
 
 
 async def test_server_that_is_busy_with_a_script_is_waited_for(server: TestServer) -> None:

@@ -138,7 +138,7 @@ async def test_borders_of_chunks(store: Store, size: int) -> None:
     assert await store.client.keys(f"{store.keys.study(study)}:done:*") == []
     # I expect one range for the child, whatever the order
     entries = await store.client.xrange(store.keys.stream("r", study, 0))
-    assert [fields[b"t"] for _, fields in entries] == [f"1 0 {size} 0 0 0".encode()]
+    assert [fields[b"t"] for _, fields in entries] == [f"1 1 0 {size} 0 0 0".encode()]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -16,7 +16,7 @@ async def test_ended_study_leaves_only_its_counters_and_they_expire(store: Store
     await worker.drain()
     await store.leave("w")
     keys = {key.decode() for key in await store.client.keys(f"*{study}*")}
-    assert keys == {store.keys.study(study), store.keys.step(study, 0), store.keys.step(study, 1)}
+    assert keys == {store.keys.study(study)}
     for key in keys:
         assert await store.client.ttl(key) > 0
 
@@ -27,7 +27,7 @@ async def test_purged_study_leaves_no_key(store: Store) -> None:
     claims = await worker.claim()
     assert await store.purge(study)
     assert await worker.settle(claims[0], OutcomeRun(1, "finished")) == "gone"
-    assert (await worker.beat()).lost == tuple(c.text for c in claims[1:])
+    assert (await worker.beat()).lost == tuple(str(c.number) for c in claims[1:])
     worker.claims.clear()
     await worker.beat()
     await store.leave("w")
@@ -42,7 +42,7 @@ async def test_cancel_stops_claims_at_once_and_ends_when_the_last_running_sample
     answer = await store.cancel(study)
     assert (answer.status, answer.running) == ("ok", 2)
     assert await worker.claim() == []
-    assert set((await worker.beat()).kill) == {c.text for c in claims}
+    assert set((await worker.beat()).kill) == {str(c.number) for c in claims}
     for claim in claims:
         assert await worker.settle(claim, OutcomeRun(1, "cancelled", flags=1)) == "stopping"
     assert await state_of(store, study) == "cancelled"
@@ -64,14 +64,14 @@ async def test_nobody_gets_what_was_staged_and_it_expires(store: Store) -> None:
     worker = await worker_of(store)
     assert await worker.claim() == []
     assert 0 < await store.client.ttl(store.keys.plan("half")) <= 3600
-    assert await store.client.zcard(store.keys.named("studies")) == 0
+    assert await store.client.zcard(store.keys.studies) == 0
 
 
 async def test_purge_without_any_worker_takes_every_key_of_a_wide_study(store: Store) -> None:
     study = await submit(store, make_plan(9, S("a", rows=900), S("b", rows=900, after=("a",))))
     assert await store.purge(study)
     assert [key for key in await store.client.keys("*") if study.encode() in key] == []
-    assert await store.client.exists(store.keys.named("todo"), store.keys.named("queue:q")) == 0
+    assert await store.client.exists(store.keys.todo, store.keys.queue("q")) == 0
 
 
 async def test_commit_that_comes_again_after_a_purge_revives_nothing(store: Store) -> None:
@@ -84,7 +84,7 @@ async def test_commit_that_comes_again_after_a_purge_revives_nothing(store: Stor
     with pytest.raises(NotFoundError):
         await store.commit(study, fields, ["name", "test"])
     worker = await worker_of(store)
-    while await store.client.exists(store.keys.named("todo")):
+    while await store.client.exists(store.keys.todo):
         assert await worker.claim() == []
     assert await store.client.exists(store.keys.plan(study), store.keys.study(study)) == 0
 
@@ -97,7 +97,7 @@ async def test_run_that_has_not_ended_is_not_replaced(store: Store) -> None:
         await store.commit(f"{first}.2", staged, ["name", "test"], replaces=first)
     assert await state_of(store, f"{first}.2") == "gone"
     await (await worker_of(store)).drain()
-    facts = ["name", "test", "root", first, "nodes_left", 1, "step_count", 1, "walltimes", "[0]"]
+    facts = ["name", "test", "root", first, "instances_left", 1, "step_count", 1, "walltimes", "[0]"]
     await store.commit(f"{first}.2", staged, facts, replaces=first)
     assert (await state_of(store, first), await state_of(store, f"{first}.2")) == ("gone", "running")
 
