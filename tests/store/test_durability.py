@@ -26,7 +26,7 @@ from mrun.engine.store.connect import Broker, check_server, open_broker
 from mrun.engine.store.durability import Flusher, FlushNeeds, flush_needs
 from mrun.engine.store.store import Store
 from tests.cli.homes import Home
-from tests.conftest import TestServer, wait_until
+from tests.conftest import SERVERS, TestServer, wait_until
 from tests.store.homes import OwnHome, own_home
 from tests.store.plans import SEAL, IdleWorker, S, make_plan, submit
 
@@ -40,7 +40,7 @@ SPEC = """
     """
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest) -> Iterator[TestServer]:
     one = TestServer(request.param)
     one.start()
@@ -48,7 +48,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[TestServer]:
     one.remove()
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=SERVERS)
 def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnHome]:
     with own_home(request.param, monkeypatch) as made:
         yield made

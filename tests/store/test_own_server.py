@@ -23,7 +23,7 @@ from mrun.engine.server import own as server
 from mrun.engine.server.files import Listen, listen_url, parse_listen, read_access
 from mrun.engine.server.own import ServerFacts, find_own_server, start_own_server, stop_own_server
 from mrun.engine.settings import Secret, Settings, load_settings
-from tests.conftest import wait_until
+from tests.conftest import SERVERS, wait_until
 from tests.store.homes import OwnHome, own_home
 
 NO_RETRY = Retry(NoBackoff(), 0)
@@ -38,7 +38,7 @@ print(json.dumps([facts.pid, facts.started_now]))
 """
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=SERVERS)
 def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnHome]:
     with own_home(request.param, monkeypatch) as made:
         yield made

@@ -20,12 +20,12 @@ from mrun.engine.errors import BrokerAwayError, BrokerError, ExitCode
 from mrun.engine.store.connect import Broker, open_broker
 from mrun.engine.store.keys import Keys
 from mrun.engine.store.store import Store
-from tests.conftest import TestServer, wait_until
+from tests.conftest import SERVERS, TestServer, wait_until
 from tests.lab import BIN, Lab
 from tests.store.plans import IdleWorker, S, make_plan, submit
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest) -> Iterator[TestServer]:
     one = TestServer(request.param)
     one.start()
