@@ -90,6 +90,7 @@ def ended(shared_home: Home) -> dict[str, Any]:
     return {study["name"]: study for study in shared_home.json("status", "all")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_samples_end_as_the_rule_says(ended: dict[str, Any], name: str) -> None:
     _, _, state, expected = STUDIES[name]

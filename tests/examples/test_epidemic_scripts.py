@@ -287,6 +287,7 @@ def test_collect_without_one_run_fails(tmp_path):
     assert "no run.json below" in done.stderr
 
 
+@pytest.mark.slow
 def test_funnels_end_in_a_figure_and_a_summary(tmp_path, make_runs):
     for name, scenario in (("none", NO_MEASURES), ("distancing", DISTANCING)):
         runs_dir = make_runs(f"SCENARIO.{name}", scenario, n_samples=40)

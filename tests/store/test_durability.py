@@ -202,6 +202,7 @@ def test_study_that_was_queued_strictly_is_there_after_the_server_was_killed_at_
         home.close().finish()
 
 
+@pytest.mark.slow
 def test_nothing_is_made_when_the_server_can_not_keep_it(own_server: TestServer, tmp_path: Path):
     home = Home()
     try:

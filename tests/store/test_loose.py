@@ -32,6 +32,7 @@ async def finish_todo(store: Store, worker: IdleWorker) -> None:
         await worker.beat()
 
 
+@pytest.mark.slow
 async def test_scattered_retries_wait_as_bits_and_each_runs_once_more(store: Store) -> None:
     study, a = await settle_every_second_again(store, 3600)
     later = f"{store.keys.study(study)}:later"
@@ -52,6 +53,7 @@ async def test_scattered_retries_wait_as_bits_and_each_runs_once_more(store: Sto
     assert await state_of(store, study) == "finished"
 
 
+@pytest.mark.slow
 async def test_scattered_ready_samples_are_few_entries(store: Store) -> None:
     # Given half of the child's samples ready, none beside another
     study, a = await settle_every_second_again(store, 3600)

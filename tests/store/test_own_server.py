@@ -122,6 +122,7 @@ def test_killed_server_starts_again_on_its_data_and_its_stale_socket(home: OwnHo
         assert client.get("key") == "value"
 
 
+@pytest.mark.slow
 def test_ten_processes_that_start_at_once_get_one_server(home: OwnHome):
     environ = {**os.environ, **home.environ}
     starters = [
