@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell the seed, whether or not something failed."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
-    if any("tests/chaos/" in report.nodeid for report in reports):
+    if any(report.nodeid.startswith("tests/chaos/") for report in reports):
         terminalreporter.write_line(f"{CHAOS_SEED}={os.environ[CHAOS_SEED]} repeats what was drawn")
 
 

@@ -165,7 +165,6 @@ def test_selectors(home: Home) -> None:
     assert nothing.returncode == 4
 
 
-@pytest.mark.slow
 def test_unknown_study_or_worker_is_not_found(shared_home: Home) -> None:
     commands = ["status nosuch", "wait nosuch", "cancel nosuch", "purge nosuch --yes", "stop nosuch"]
     for command, done in zip(commands, shared_home.all(*commands), strict=True):
@@ -260,7 +259,6 @@ def test_reader_that_goes_away_is_no_error(shared_home: Home) -> None:
         assert told == "" or "no worker listens" in told
 
 
-@pytest.mark.slow
 def test_unknown_words_are_usage_errors(shared_home: Home) -> None:
     fixes = {
         "statsu": "Did you mean 'status'?",
