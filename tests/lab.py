@@ -79,7 +79,7 @@ class Lab:
             cwd=self.directory, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
 
-    def queue(self, spec: Path, *words: object) -> str:
+    def queue(self, spec: Path | str, *words: object) -> str:
         """Queue a spec; the study's id."""
         queued = self.json("queue", spec, *words)
         self.workspaces[queued["study"]] = queued["workspace"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def jobs_of(fake_dir: Path) -> list[Path]:
     return sorted(job for job in fake_dir.iterdir() if job.is_dir() and not (job / "held").exists())
 
 
-def row_of(home: Home, name: str = "sim") -> dict[str, object]:
+def row_of(home: Home, name: str = "sim") -> dict[str, Any]:
     return next(row for row in home.json("alloc", "list") if row["name"] == name)
 
 

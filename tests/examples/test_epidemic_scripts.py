@@ -26,6 +26,8 @@ def load(name):
     """Import a script of the example under a name of its own: `simulate` or `train` may mean something else here."""
     module_name = f"epidemic_{name}"
     spec = importlib.util.spec_from_file_location(module_name, EPIDEMIC_DIR / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     spec.loader.exec_module(module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from tests.store.account import Account
 from tests.store.promise import OPEN, SKIPPED, End, Past, Promise
@@ -90,7 +91,7 @@ class Checks(Account):
             found |= samples
         return found
 
-    def _task(self, promise: Promise, text: str) -> tuple[int, list[int], int, int, int]:
+    def _task(self, promise: Promise, text: str) -> tuple[Any, ...]:
         if not text.startswith("*"):
             node, lo, hi, *past = (int(word) for word in text.split())
             return node, list(range(lo, hi)), *past

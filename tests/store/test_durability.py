@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -62,7 +63,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(server: TestServer, **words: object) -> AsyncIterator[Store]:
+async def opened(server: TestServer, **words: Any) -> AsyncIterator[Store]:
     client = await open_broker(Broker(server.url, "a test"))
     try:
         yield Store(client, "mrun", **words)

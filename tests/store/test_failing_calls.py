@@ -73,7 +73,8 @@ class Stage:
     async def _commit(self) -> Act:
         study = new_study_id()
         staged = await self.store.submit(study, PLAN, SEAL)
-        facts = ["root", study, "walltimes", "[0,0,0]", "nodes_left", len(PLAN.nodes), "step_count", len(PLAN.steps)]
+        facts: list[Any] = ["root", study, "walltimes", "[0,0,0]", "nodes_left", len(PLAN.nodes)]
+        facts += ["step_count", len(PLAN.steps)]
         return lambda: self.store.commit(study, staged, facts)
 
     async def _claim(self) -> Act:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mrun.engine.records import OutcomeRun
@@ -14,7 +16,7 @@ FINISHED, RETRY = OutcomeRun(1, "finished"), OutcomeRun(1, "retry")
 
 async def settle_every_second_again(store: Store, delay_s: float) -> tuple[str, IdleWorker]:
     """A chain of which every second sample of the first step is to run again; the second step's queue has no worker."""
-    options = {"retry_delay_s": delay_s, "chunk": 1000}
+    options: dict[str, Any] = {"retry_delay_s": delay_s, "chunk": 1000}
     plan = make_plan(SAMPLES, S("a", queue="a", options=options), S("b", queue="b", after=("a",)))
     study = await submit(store, plan)
     a = await worker_of(store, "a", ("a",), 16)

@@ -13,6 +13,7 @@ import subprocess
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -75,7 +76,7 @@ def test_forged_entries_end_their_studies_with_a_reason_or_change_nothing_and_ha
     studies = [queue(lab, samples=5) for _ in FORGED]
     with contextlib.closing(lab.server.client()) as client:
         for study, fields in zip(studies, FORGED, strict=True):
-            client.xadd(f"{{mrun}}:queue:merlin:{study}:0", fields)
+            client.xadd(f"{{mrun}}:queue:merlin:{study}:0", dict[Any, Any](fields))
     other = lab.queue(lab.spec(SPEC.replace("$LEDGER/a", "$LEDGER/other"), "other.yaml"))
     work_off(lab)
     for study, fields in zip(studies, FORGED, strict=True):
@@ -119,7 +120,7 @@ def test_damaged_facts_of_a_study_are_shown_as_far_as_they_go_and_it_can_be_purg
     study = queue(lab)
     key = f"{{mrun}}:study:{study}"
     with contextlib.closing(lab.server.client()) as client:
-        facts = client.hgetall(key)
+        facts: dict[Any, Any] = client.hgetall(key)
         for value in (b"garbage", b"\xff\xfe", b'{"a": 1}', b"9" * 40, b"-1"):
             # All but the steps, by which they would be looked at no further
             client.hset(key, mapping={name: value for name in facts if name != b"steps"})
@@ -284,11 +285,11 @@ NAMES = [
 
 
 def hostile_spec(where: str, name: str) -> dict[str, object]:
-    steps = [
+    steps: list[Any] = [
         {"name": "a", "description": "d", "run": {"cmd": "echo $(X) $(P)", "task_queue": "merlin"}},
         {"name": "f", "description": "d", "run": {"cmd": "true", "depends": ["a_*"]}},
     ]
-    spec = {
+    spec: dict[str, Any] = {
         "description": {"name": "target", "description": "d"},
         "study": steps,
         "global.parameters": {"P": {"values": ["u", "v"], "label": "P.%%"}},
@@ -318,7 +319,7 @@ def test_hostile_name_is_refused_or_stays_within_the_workspace(lab: Lab, where: 
     for number, name in enumerate(NAMES):
         path = lab.directory / f"{number}.yaml"
         path.write_text(json.dumps(hostile_spec(where, name)))  # JSON is YAML
-        words = [BIN / "mrun", "--json", "queue", path, "-o", studies]
+        words = [str(BIN / "mrun"), "--json", "queue", str(path), "-o", str(studies)]
         ended = subprocess.run(
             words, cwd=lab.directory, env=lab.environment, capture_output=True, text=True, check=False
         )

@@ -201,7 +201,7 @@ def test_what_a_worker_has_not_is_said_and_runs_where_it_is(lab: Lab) -> None:
 
 
 def test_resources_that_can_not_be_read_are_refused_with_an_example(lab: Lab) -> None:
-    words = [BIN / "mrun", "work", "--queues", "q", "--resources", "cpus=few"]
+    words = [str(BIN / "mrun"), "work", "--queues", "q", "--resources", "cpus=few"]
     ended = subprocess.run(words, env=lab.environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "The setting 'resources' is 'cpus=few' (option --resources)." in ended.stderr
