@@ -26,8 +26,8 @@ from typing import IO, NoReturn
 from mrun.cli import main
 from tests.conftest import wait_until
 
-#: These start processes that outlive a moment, or are about the process itself: they are always started for real.
-STARTED = {"run", "work", "server", "alloc", "stop"}
+#: Commands with one of these words start processes that live for longer: they are always started as users start them.
+STARTED = {"run", "work", "server"}
 #: Variables that count when a program starts, by the beginnings of their names: they can not be set afterwards.
 AT_START = ("PYTHON", "LC_", "LANG", "LD_", "FAKETIME")
 #: A header is a line of JSON: longer than any environment.
@@ -46,13 +46,11 @@ class Commands:
 
     def can_run(self, words: Sequence[str], environ: Mapping[str, str]) -> bool:
         """Whether this command may be forked; the first of its kind may not."""
-        command = next((word for word in words if not word.startswith("-")), "")
-        is_other_start = any(
-            environ.get(name) != os.environ.get(name) for name in {*environ, *os.environ} if name.startswith(AT_START)
-        )
-        if command in STARTED or is_other_start or "MRUN_TEST_EXEC" in os.environ:
+        names = {*environ, *os.environ}
+        is_other_start = any(name.startswith(AT_START) and environ.get(name) != os.environ.get(name) for name in names)
+        if STARTED.intersection(words) or is_other_start or "MRUN_TEST_EXEC" in os.environ:
             return False
-        kind = (command, "--json" in words)
+        kind = (next((word for word in words if word in main.COMMANDS), ""), "--json" in words)
         is_first = kind not in self._seen
         self._seen.add(kind)
         return not is_first

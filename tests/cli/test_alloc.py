@@ -60,7 +60,7 @@ def row_of(home: Home, name: str = "sim") -> dict[str, Any]:
     return next(row for row in home.json("alloc", "list") if row["name"] == name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 def test_a_backlog_is_drained_by_jobs_and_none_is_left(home, kind):
     # Given an allocation of at most two jobs, and samples for more
     fake_dir = give_scheduler(home, kind)
