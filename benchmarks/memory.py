@@ -87,7 +87,7 @@ async def retried_and_ready(case: Case, bad: int) -> int:
     await case.settle_all((OutcomeRun(1, "finished"), OutcomeRun(1, "retry")))
     client, keys = case.store.client, case.store.keys
     # As if the hours of the delay had passed.
-    later = keys.retries('s')
+    later = keys.retries("s")
     await client.zadd(later, dict.fromkeys(await client.zrange(later, 0, -1), 1))
     await client.zadd(keys.later, {"s": 1})
     counts: dict[bytes, bytes] = {b"retrying": b"1"}

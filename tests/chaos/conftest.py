@@ -1,4 +1,4 @@
-"""Labs whose server can be broken in every way, and which of the tests are run."""
+"""Labs whose server can be broken in every way."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ import pytest
 from tests.chaos.arena import Arena
 from tests.conftest import TestServer
 
+HERE = Path(__file__).parent
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The long ones run when they are asked for only: `-m chaos`, and the longest with `--soak`."""
-    is_wanted = "chaos" in config.option.markexpr
-    left_out = [
-        item
-        for item in items
-        if (item.get_closest_marker("chaos") and not is_wanted)
-        or (item.get_closest_marker("soak") and not config.option.soak)
-    ]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test of this folder is marked `chaos`. The marks `slow` and `soak` stand at the tests themselves."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.chaos)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 #: What one read takes: every request and answer of mrun's fits, but for large plans.
 _CHUNK_BYTES = 1 << 20
@@ -44,7 +44,7 @@ class Proxy:
         #: Digests of the scripts that were lost, as they were asked for.
         self.lost: list[str] = []
 
-    def __enter__(self) -> Proxy:
+    def __enter__(self) -> Self:
         self._thread.start()
         self._do(self._listen())
         return self

@@ -17,7 +17,7 @@ HOUR_S = 3600
 DRAIN_BEFORE_S = 60
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("by_s", [HOUR_S, -HOUR_S])
 def test_retries_run_soon_after_the_servers_clock_was_set(wound_arena: Arena, by_s: int) -> None:
     arena = wound_arena
@@ -42,7 +42,7 @@ def test_retries_run_soon_after_the_servers_clock_was_set(wound_arena: Arena, by
     assert arena.lab.wait_for_end(study, timeout_s=20)["by_step"]["a"]["finished"] == 3
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("by_s", [HOUR_S, -HOUR_S])
 def test_tender_that_dies_as_the_clock_is_set_is_followed_by_another(wound_arena: Arena, by_s: int) -> None:
     arena = wound_arena
@@ -81,7 +81,7 @@ def test_walltime_is_kept_by_a_worker_whose_clock_is_set_back(arena: Arena) -> N
     assert time.monotonic() - began >= 4
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_worker_whose_clock_is_set_forward_has_as_much_time_as_before(arena: Arena) -> None:
     everybody = dict(arena.lab.environment)
     clock = own_clock(arena)

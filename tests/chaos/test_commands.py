@@ -25,7 +25,7 @@ def studies(arena: Arena) -> list[str]:
     return [status["study"] for status in arena.lab.json("status", "all")]
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_killed_queue_leaves_a_whole_study_or_none(arena: Arena) -> None:
     # Given how long one takes
     random, spec = chaos_random(), lay_out(arena, samples=5)
@@ -64,7 +64,7 @@ SUBMITTING = {
 BRIEF = [fault for fault in OF_THE_SERVER if fault not in (full_memory, half_open, lose_many_replies)]
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", SUBMITTING)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
 def test_queue_that_is_caught_in_any_phase_leaves_a_whole_study_or_none(arena: Arena, phase: str, how: int) -> None:
@@ -87,7 +87,7 @@ def test_queue_that_is_caught_in_any_phase_leaves_a_whole_study_or_none(arena: A
         arena.assert_whole(seen[0], 5, is_once=True)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", BRIEF)
 def test_queue_during_a_fault_of_the_server_or_the_network_queues_one_study(wound_arena: Arena, fault: Fault) -> None:
     # Given one that has laid its plan down, of which it was not told
@@ -104,7 +104,7 @@ def test_queue_during_a_fault_of_the_server_or_the_network_queues_one_study(woun
     arena.assert_whole(study, 5, is_once=True)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_queue_on_a_half_open_connection_queues_one_study(arena: Arena) -> None:
     # Given connections that stand, and on which a request and an answer never come
     arena.proxy.breaks = False
@@ -126,7 +126,7 @@ def run_and(arena: Arena, harm: Callable[[subprocess.Popen[str]], None]) -> tupl
     return run, study
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_killed_run_leaves_its_study_to_others(arena: Arena) -> None:
     run, study = run_and(arena, lambda run: run.kill())
     run.communicate()
@@ -137,7 +137,7 @@ def test_killed_run_leaves_its_study_to_others(arena: Arena) -> None:
     arena.assert_whole(study, 40, is_once=True)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_interrupted_run_says_143_and_leaves_its_study_to_others(arena: Arena) -> None:
     run, study = run_and(arena, lambda run: run.terminate())
     run.communicate(timeout=30)
@@ -146,7 +146,7 @@ def test_interrupted_run_says_143_and_leaves_its_study_to_others(arena: Arena) -
     arena.assert_whole(study, 40, is_once=True)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_run_that_was_stopped_for_two_leases_comes_to_its_end(arena: Arena) -> None:
     def stop(run: subprocess.Popen[str]) -> None:
         run.send_signal(signal.SIGSTOP)
@@ -159,7 +159,7 @@ def test_run_that_was_stopped_for_two_leases_comes_to_its_end(arena: Arena) -> N
     arena.assert_whole(study, 40, is_once=True)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_run_waits_for_a_server_that_is_started_again(arena: Arena) -> None:
     run, study = run_and(arena, lambda run: arena.restart_server(signal.SIGTERM, 0.5))
     run.communicate(timeout=60)
@@ -167,7 +167,7 @@ def test_run_waits_for_a_server_that_is_started_again(arena: Arena) -> None:
     arena.assert_whole(study, 40, is_once=True)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_run_survives_every_fault_of_the_server_and_the_network(wound_arena: Arena) -> None:
     arena, random = wound_arena, chaos_random()
     faults = random.sample(OF_THE_SERVER, len(OF_THE_SERVER))
@@ -181,7 +181,7 @@ def test_run_survives_every_fault_of_the_server_and_the_network(wound_arena: Are
     arena.assert_whole(study, 160, is_once=True)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_run_whose_server_is_emptied_says_so_and_is_brought_back(arena: Arena) -> None:
     run, _ = run_and(arena, lambda run: arena.ask("FLUSHALL"))
     run.communicate(timeout=60)

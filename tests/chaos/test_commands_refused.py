@@ -21,7 +21,7 @@ def assert_nothing_stays(arena: Arena) -> None:
     assert [key for key in client.scan_iter("{mrun}:study:*", count=1000) if client.ttl(key) <= 0] == []
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_queue_whose_server_becomes_a_replica_says_so_and_leaves_nothing(arena: Arena) -> None:
     # Given one that has laid its plan down
     queue = arena.lab.start("queue", lay_out(arena, samples=5))
@@ -35,7 +35,7 @@ def test_queue_whose_server_becomes_a_replica_says_so_and_leaves_nothing(arena: 
     assert_nothing_stays(arena)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize(("move", "is_done", "code"), [("submit", True, 0), ("commit", False, 4)])
 def test_queue_whose_server_is_emptied_queues_a_whole_study_or_says_that_there_is_none(
     arena: Arena, move: str, is_done: bool, code: int
@@ -56,7 +56,7 @@ def test_queue_whose_server_is_emptied_queues_a_whole_study_or_says_that_there_i
         arena.assert_whole(study, 5, is_once=True)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_queue_into_a_full_disk_says_so_and_leaves_nothing(arena: Arena) -> None:
     disk, spec = arena.lab.directory / "disk", lay_out(arena, samples=5)
     disk.mkdir()
@@ -72,7 +72,7 @@ def test_queue_into_a_full_disk_says_so_and_leaves_nothing(arena: Arena) -> None
         arena.lab.stop_workers()
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("refuse", [become_a_replica, be_busy])
 def test_run_waits_for_a_server_that_refuses(arena: Arena, refuse: Callable[[Arena], None]) -> None:
     run = arena.lab.start("run", lay_out(arena, sleep_s=0.1), "--slots", 2, "--lease", 12)
@@ -84,7 +84,7 @@ def test_run_waits_for_a_server_that_refuses(arena: Arena, refuse: Callable[[Are
     arena.assert_whole(study, 40, is_once=True)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_run_on_a_disk_that_becomes_full_refuses_its_study_and_leaves_it_to_others(arena: Arena) -> None:
     disk, spec = arena.lab.directory / "disk", lay_out(arena, samples=60)
     disk.mkdir()
@@ -103,7 +103,7 @@ def test_run_on_a_disk_that_becomes_full_refuses_its_study_and_leaves_it_to_othe
         arena.lab.stop_workers()
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["-1h", "+1h"])
 def test_commands_of_a_host_whose_clock_is_an_hour_off_do_as_ever(arena: Arena, by: str) -> None:
     # Given a host whose commands and workers live in another time than the server

@@ -51,7 +51,7 @@ def test_kills_in_random_moments_lose_nothing_and_count_nothing_twice(arena: Are
     arena.assert_whole(study, 150, is_once=False)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_ten_thousand_samples_survive_ten_minutes_of_kills(arena: Arena) -> None:

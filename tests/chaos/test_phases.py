@@ -68,7 +68,7 @@ DEADLY = (kill_engine, kill_guard, freeze_engine, tell_twice)
 HARMLESS = (freeze_guard, tell, only_break_off)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("happen", [*DEADLY, *HARMLESS])
 def test_worker_that_meets_its_end_in_any_phase_loses_nothing(

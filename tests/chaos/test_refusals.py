@@ -13,7 +13,7 @@ from tests.chaos.test_server import LEASE_S, long_samples
 from tests.conftest import TestServer, wait_until
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_workers_wait_for_a_server_that_loads_its_data(arena: Arena) -> None:
     # Given a server whose data take four seconds to load
     for number in range(200):
@@ -30,7 +30,7 @@ def test_workers_wait_for_a_server_that_loads_its_data(arena: Arena) -> None:
         arena.ask("DEL", f"{{mrun}}:filler:{number}")
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_workers_wait_for_a_server_without_room_for_their_connections(arena: Arena) -> None:
     with long_samples(arena, lease_s=12), arena.server.client() as admin:
         # An administrator who is connected already stays so.
@@ -42,7 +42,7 @@ def test_workers_wait_for_a_server_without_room_for_their_connections(arena: Are
         admin.config_set("maxclients", 1000)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_connections_of_one_worker_that_are_killed_all_the_time_are_made_again(arena: Arena) -> None:
     def connections() -> set[str]:
         return {client["id"] for client in arena.server.client().client_list(_type="normal")}
@@ -67,7 +67,7 @@ def test_connections_of_one_worker_that_are_killed_all_the_time_are_made_again(a
     assert first.poll() is None
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_worker_that_is_sent_elsewhere_by_a_cluster_ends_with_a_sentence(tmp_path: Path) -> None:
     # Given a cluster of two, one of which holds all keys
     nodes = [TestServer("valkey"), TestServer("valkey")]

@@ -33,27 +33,27 @@ def long_samples(arena: Arena, lease_s: float = LEASE_S, sleep_s: float = 2) -> 
     arena.assert_whole(study, 12, is_once=True)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_server_frozen_for_ten_leases_makes_nothing_run_twice(arena: Arena) -> None:
     with long_samples(arena):
         arena.freeze_server(10 * LEASE_S)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_server_away_for_ten_leases_makes_nothing_run_twice(arena: Arena, how: int) -> None:
     with long_samples(arena):
         arena.restart_server(how, 10 * LEASE_S)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_server_paused_for_ten_leases_makes_nothing_run_twice(arena: Arena) -> None:
     with long_samples(arena):
         arena.ask("CLIENT", "PAUSE", round(10_000 * LEASE_S), "ALL")
         time.sleep(10 * LEASE_S)  # the fault itself
 
 
-@pytest.mark.parametrize("by_s", [pytest.param(3600, marks=pytest.mark.chaos), -3600])
+@pytest.mark.parametrize("by_s", [pytest.param(3600, marks=pytest.mark.slow), -3600])
 def test_server_whose_clock_is_stepped_by_an_hour_makes_nothing_run_twice(wound_arena: Arena, by_s: int) -> None:
     with long_samples(wound_arena, sleep_s=1.2):
         wound_arena.step_clock(by_s)
@@ -82,7 +82,7 @@ def be_busy(arena: Arena) -> None:
 
 
 @pytest.mark.parametrize("refuse", [become_a_replica, be_busy])
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_workers_wait_for_a_server_that_refuses_and_say_so(arena: Arena, refuse: Callable[[Arena], None]) -> None:
     with long_samples(arena, lease_s=12):
         refuse(arena)
@@ -90,7 +90,7 @@ def test_workers_wait_for_a_server_that_refuses_and_say_so(arena: Arena, refuse:
     assert "server_back" in arena.lab.logs()
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_study_whose_stream_is_deleted_fails_with_its_reason_and_is_brought_back(arena: Arena) -> None:
     study = arena.queue_chain(60, sleep_s=0.05)
     workspace = arena.lab.study(study)["workspace"]
@@ -104,7 +104,7 @@ def test_study_whose_stream_is_deleted_fails_with_its_reason_and_is_brought_back
     arena.assert_whole(arena.lab.json("restart", workspace)["queued"]["study"], 60, is_once=True)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_group_that_is_destroyed_troubles_nobody(arena: Arena) -> None:
     study = arena.queue_chain(60, sleep_s=0.05)
     arena.ask("XGROUP", "DESTROY", f"{{mrun}}:queue:sim:{study}:0", "workers")
@@ -113,7 +113,7 @@ def test_group_that_is_destroyed_troubles_nobody(arena: Arena) -> None:
     arena.assert_whole(study, 60, is_once=True)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_full_server_refuses_a_new_study_and_lets_what_runs_end(arena: Arena) -> None:
     study = arena.queue_chain(60, sleep_s=0.05)
     arena.work(lease_s=3)
@@ -152,7 +152,7 @@ def fill(path: Path) -> None:
                 continue
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_workers_wait_while_the_servers_disk_is_full(tmp_path: Path) -> None:
     server = TestServer("valkey")
     try:
@@ -174,7 +174,7 @@ def test_workers_wait_while_the_servers_disk_is_full(tmp_path: Path) -> None:
         server.remove()
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_worker_refuses_a_study_whose_disk_is_full_from_the_beginning_and_goes_on_with_others(arena: Arena) -> None:
     disk = arena.lab.directory / "disk"
     disk.mkdir()
@@ -193,7 +193,7 @@ def test_worker_refuses_a_study_whose_disk_is_full_from_the_beginning_and_goes_o
         arena.lab.stop_workers()
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_samples_go_back_while_the_disk_of_the_workspace_is_full(arena: Arena) -> None:
     disk = arena.lab.directory / "disk"
     disk.mkdir()

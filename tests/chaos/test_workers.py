@@ -30,7 +30,7 @@ def told_twice(arena: Arena, worker: subprocess.Popen[bytes]) -> int:
     return worker.wait(timeout=20)
 
 
-@pytest.mark.parametrize("how", ["killed", pytest.param("frozen", marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("how", ["killed", pytest.param("frozen", marks=pytest.mark.slow)])
 def test_worker_told_twice_while_the_server_is_away_ends_and_journals_what_it_could_not_tell(
     arena: Arena, how: str
 ) -> None:
@@ -80,7 +80,7 @@ def test_settle_of_the_last_sample_of_each_step_counts_when_its_answer_and_its_w
     arena.assert_whole(study, 1, is_once=True)
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_release_of_many_nodes_goes_on_when_its_executor_is_killed_between_two_parts(arena: Arena) -> None:
     # Given a step whose end releases more nodes than one move can put
     rows = ", ".join(map(str, range(500)))
@@ -111,7 +111,7 @@ def test_release_of_many_nodes_goes_on_when_its_executor_is_killed_between_two_p
     assert arena.lab.ledger("a") == {"a": 1}
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_worker_cut_off_for_longer_than_its_lease_ends_what_it_lost_and_settles_nothing(arena: Arena) -> None:
     # Given a worker with a connection of its own, in the middle of a sample
     study = arena.queue_chain(1, sleep_s=4)
@@ -154,7 +154,7 @@ def test_after_flushall_workers_say_how_to_bring_the_study_back_and_what_had_fin
     assert len(twice) <= 2, f"more than what was running: {twice}"
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_worker_whose_clock_is_an_hour_off_works_beside_others(arena: Arena, hours: int) -> None:
     study = arena.queue_chain(40, sleep_s=0.05)

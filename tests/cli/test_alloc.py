@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,11 +56,11 @@ def jobs_of(fake_dir: Path) -> list[Path]:
     return sorted(job for job in fake_dir.iterdir() if job.is_dir() and not (job / "held").exists())
 
 
-def row_of(home: Home, name: str = "sim") -> dict[str, object]:
+def row_of(home: Home, name: str = "sim") -> dict[str, Any]:
     return next(row for row in home.json("alloc", "list") if row["name"] == name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 def test_a_backlog_is_drained_by_jobs_and_none_is_left(home, kind):
     # Given an allocation of at most two jobs, and samples for more
     fake_dir = give_scheduler(home, kind)
@@ -73,6 +74,7 @@ def test_a_backlog_is_drained_by_jobs_and_none_is_left(home, kind):
     assert 1 <= row["ended"] == len(jobs_of(fake_dir)) <= 4
 
 
+@pytest.mark.slow
 def test_what_would_fail_is_told_by_add_and_what_fails_by_list(home):
     fake_dir = give_scheduler(home, "lsf")
     queue_samples(home, 5)
@@ -94,6 +96,7 @@ def test_what_would_fail_is_told_by_add_and_what_fails_by_list(home):
     assert jobs_of(fake_dir) == []
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_shown_with_what_it_printed(home):
     give_scheduler(home, "lsf")
     queue_samples(home, 2)
@@ -121,6 +124,7 @@ def listens(process: subprocess.Popen[str]) -> bool:
     return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
+@pytest.mark.slow
 def test_two_keepers_share_the_work_and_one_that_is_ended_leaves_its_jobs(home):
     fake_dir = give_scheduler(home, "lsf")
     study = queue_samples(home, 60)
@@ -138,6 +142,7 @@ def test_two_keepers_share_the_work_and_one_that_is_ended_leaves_its_jobs(home):
     assert len(names) == len(set(names)) == row_of(home)["ended"]
 
 
+@pytest.mark.slow
 def test_pause_resume_and_remove(home):
     fake_dir = give_scheduler(home, "lsf")
     queue_samples(home, 4, seconds=600)
@@ -182,6 +187,7 @@ def test_words_that_do_not_fit_together_are_refused(shared_home, words, code, sa
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
 
 
+@pytest.mark.slow
 def test_an_allocation_of_the_same_jobs_needs_a_name_of_its_own(home):
     give_scheduler(home, "lsf")
     words = ("lsf", "--queues", "sim,train", *SOON, "--no-dry-run")
@@ -197,6 +203,7 @@ def test_an_allocation_of_the_same_jobs_needs_a_name_of_its_own(home):
     assert home.json("alloc", "add", *words, "--gpus", "1")["name"] == "sim-2"
 
 
+@pytest.mark.slow
 def test_once_does_not_say_that_nobody_keeps_what_it_has_just_seen_to(home):
     give_scheduler(home, "lsf")
     home.ok("alloc", "add", "lsf", "--queues", "sim", *SOON, "--no-dry-run")
@@ -245,6 +252,7 @@ def test_who_has_another_key_is_told_so_and_a_server_on_a_socket_is_warned_of(ho
     assert "another key" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_to_leave_when_it_is_idle_is_not_idle_while_a_sample_runs(home):
     study = queue_samples(home, 1, seconds=2)
     done = home.run("work", "--queues", "sim", "--idle-exit", "0.5s")

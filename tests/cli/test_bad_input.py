@@ -199,6 +199,7 @@ def test_generate_that_makes_nothing(shared_home: Home) -> None:
     check_refused(shared_home, 3, "bad.yaml", says="made no '")
 
 
+@pytest.mark.slow
 def test_large_text_table_that_is_wrong_at_its_end_leaves_no_workspace(quiet_home: Home) -> None:
     # More than is read twice, so that the workspace is there when the mistake is found.
     Path(quiet_home.work, "large.csv").write_text("12345,67890\n" * 800_000 + "1,2,3\n")

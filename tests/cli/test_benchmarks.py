@@ -39,6 +39,7 @@ def found_by(name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_enqueue_is_compared_with_an_entry_for_each_sample_and_drawn(tmp_path):
     value = run("enqueue", "--results", str(tmp_path))
     found = value["benchmarks"]["enqueue"]
@@ -48,6 +49,7 @@ def test_enqueue_is_compared_with_an_entry_for_each_sample_and_drawn(tmp_path):
     assert (tmp_path / "enqueue.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_dispatch_tells_what_a_task_costs_the_server_and_a_bare_entry():
     found = found_by("dispatch")
     for row in found["rows"]:
@@ -57,6 +59,7 @@ def test_dispatch_tells_what_a_task_costs_the_server_and_a_bare_entry():
         assert set(row["ratio"]) == set(found["bare"])
 
 
+@pytest.mark.slow
 def test_latencies_are_judged_against_a_bare_spawn():
     found = found_by("latency")
     assert set(found["rows"]) == {"spawn", "commit", "queue", "child", "child_elsewhere"}
@@ -64,12 +67,14 @@ def test_latencies_are_judged_against_a_bare_spawn():
     assert found["rows"]["spawn"]["p99_over_spawn_ms"] == 0
 
 
+@pytest.mark.slow
 def test_idle_workers_have_two_connections_each_at_least():
     found = found_by("idle")
     assert found["connections"] >= 2 * found["workers"]
     assert "evalsha" in found["commands"]
 
 
+@pytest.mark.slow
 def test_nodes_and_status_tell_their_sizes():
     value = run("nodes", "status")["benchmarks"]
     assert {row["shape"] for row in value["nodes"]["rows"]} == {"deep", "wide"}
@@ -78,6 +83,7 @@ def test_nodes_and_status_tell_their_sizes():
     assert value["status"]["median_ms"]["mrun_help"] > value["status"]["median_ms"]["python"]
 
 
+@pytest.mark.slow
 def test_execute_leaves_out_with_a_reason_what_this_mrun_refuses():
     found = found_by("execute")
     assert {"full", "xargs", "spawn_full", "spawn_bare"} <= set(found["rows"])
@@ -152,6 +158,7 @@ def test_cpu_time_of_a_tree_holds_children_that_run_and_those_that_have_ended():
     assert seen > 0.1
 
 
+@pytest.mark.slow
 def test_samples_of_different_sizes_share_a_worker_and_nothing_else():
     (found,) = found_by("resources")["rows"].values()
     assert (found["overlaps"], found["wrong_numbers_of_cpus"]) == (0, 0)

@@ -62,6 +62,7 @@ def untouched(home: Home) -> None:
     assert home.study_dirs() == []
 
 
+@pytest.mark.slow
 def test_check_shows_what_would_be_queued_and_touches_nothing(bare_home: Home) -> None:
     done = bare_home.run("check", "spec.yaml", "--graph")
     assert done.returncode == 0, done.stderr
@@ -84,6 +85,7 @@ def test_check_shows_what_would_be_queued_and_touches_nothing(bare_home: Home) -
     assert sorted(path.name for path in bare_home.work.iterdir()) == ["spec.yaml", "table.csv"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_generated", [False, True])
 def test_estimate_is_what_a_worker_leaves_behind(bare_home: Home, is_generated: bool) -> None:
     if is_generated:
@@ -223,6 +225,7 @@ def test_ten_mistakes_are_ten_problems_each_with_its_line_in_file_order(bare_hom
     assert done.stderr.endswith("10 problems; nothing was queued.\n")
 
 
+@pytest.mark.slow
 def test_wrong_sample_file_and_unknown_variable(bare_home: Home) -> None:
     done = bare_home.run("check", "spec.yaml", "--vars", "NN=3")
     assert (done.returncode, "--vars sets 'NN'" in done.stderr) == (3, True)
@@ -231,6 +234,7 @@ def test_wrong_sample_file_and_unknown_variable(bare_home: Home) -> None:
     assert (done.returncode, "2 columns, and column_labels names 1" in done.stderr) == (3, True)
 
 
+@pytest.mark.slow
 def test_fifty_thousand_nodes_and_deep_chains_are_checked_in_seconds(bare_home: Home) -> None:
     values = ", ".join(map(str, range(25_000)))
     bare_home.write(

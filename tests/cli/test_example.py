@@ -32,6 +32,7 @@ def steps_of(study: Any) -> dict[str, tuple[int, int]]:
     return {step["name"]: (step["samples"], step["finished"]) for step in study["steps"]}
 
 
+@pytest.mark.slow
 def test_every_folder_is_listed_and_has_a_readme_and_a_spec(shared_home: Home) -> None:
     listed = shared_home.json("example", "list")
     assert [one["name"] for one in listed] == list(EXAMPLES)
@@ -94,6 +95,7 @@ def test_unknown_example_has_a_suggestion(shared_home: Home) -> None:
     assert shared_home.run("example", "list", "-p", "x").returncode == 2
 
 
+@pytest.mark.slow
 def test_hello_runs(home: Home) -> None:
     told = run(home, "hello")
     assert steps_of(told["studies"][0]) == {"greet": (3, 3), "collect": (1, 1), "measure": (1, 1)}
@@ -108,6 +110,7 @@ def test_hello_runs(home: Home) -> None:
     assert (greet / "GREET.hola.WORLD.mundo" / "greeting.txt").read_text() == "hola, mundo!\n"
 
 
+@pytest.mark.slow
 def test_samples_runs(home: Home) -> None:
     told = run(home, "samples")
     assert steps_of(told["studies"][0]) == {"area": (8, 8), "sum": (1, 1)}
@@ -117,6 +120,7 @@ def test_samples_runs(home: Home) -> None:
     assert len(list(area.glob("*/*/*/MERLIN_FINISHED"))) == 8
 
 
+@pytest.mark.slow
 def test_chain_runs(home: Home) -> None:
     told = run(home, "chain", "--slots", "4", "--vars", "SLOW_S=4")
     assert steps_of(told["studies"][0]) == {
@@ -132,6 +136,7 @@ def test_chain_runs(home: Home) -> None:
     assert [(compare / f"{i:02}/agreed.txt").read_text() for i in range(3)] == ["5050\n", "20100\n", "45150\n"]
 
 
+@pytest.mark.slow
 def test_restart_runs(home: Home) -> None:
     told = run(home, "restart")
     assert steps_of(told["studies"][0]) == {"download": (1, 1), "simulate": (1, 1), "report": (1, 1)}
@@ -149,6 +154,7 @@ def test_restart_runs(home: Home) -> None:
     assert "retries exhausted" in done.stdout
 
 
+@pytest.mark.slow
 def test_iterate_runs_three_times_and_ends(home: Home) -> None:
     told = run(home, "iterate")
     assert [study["name"] for study in told["studies"]] == ["iterate_1", "iterate_2", "iterate_3"]

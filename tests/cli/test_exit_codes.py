@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cli.homes import Home, ended
 from tests.conftest import wait_until
 
@@ -44,6 +46,7 @@ def counts(one: Any, step_index: int = 0) -> dict[str, int]:
     return {state: one["steps"][step_index][state] for state in states if one["steps"][step_index][state]}
 
 
+@pytest.mark.slow
 def test_codes_that_decide_about_one_sample(shared_home: Home) -> None:
     """Five studies and one worker, because to start a process is what takes the time of these tests."""
     # Given a study for each code
@@ -85,6 +88,7 @@ def test_codes_that_decide_about_one_sample(shared_home: Home) -> None:
     assert counts(found[raising], 1) == {"finished": 2, "skipped": 1}
 
 
+@pytest.mark.slow
 def test_hard_fail_ends_its_study_and_no_other(shared_home: Home) -> None:
     # Given two studies on one queue, the first of which fails hard
     bad, _ = queue(shared_home, "hard", "exit $(MERLIN_HARD_FAIL)", after="echo never")
@@ -108,6 +112,7 @@ def test_hard_fail_ends_its_study_and_no_other(shared_home: Home) -> None:
     assert shared_home.run("wait", good).returncode == 0
 
 
+@pytest.mark.slow
 def test_stop_workers_drains_the_worker_and_leaves_dependents_for_later_ones(shared_home: Home) -> None:
     study, _ = queue(shared_home, "stopping", "exit $(MERLIN_STOP_WORKERS)", after="echo later")
     # A worker that would go on for ever
@@ -131,6 +136,7 @@ def test_walltime_ends_a_script(shared_home: Home) -> None:
     wait_until(lambda: not Path("/proc", (workspace / "sim/pid").read_text().strip()).exists(), "the script is gone")
 
 
+@pytest.mark.slow
 def test_step_that_queues_a_study_has_it_run_by_the_same_workers(home: Home) -> None:
     # Given the iteration idiom: a spec that queues itself with the next number
     home.write(

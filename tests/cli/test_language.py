@@ -84,6 +84,7 @@ def test_scripts_of_schedulers_run_inside_the_worker_by_their_launchers(home: Ho
     assert scripts == ["here.sh", "own.restart.slurm.sh", "own.slurm.sh", "sim.slurm.sh", "var.slurm.sh"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_makes_workspace_and_scripts_and_needs_no_server(home: Home) -> None:
     home.write("spec.yaml", TABLED.replace("exit 9", "$MRUN_PYTHON $(SPECROOT)/make.py $(MERLIN_INFO)/s.npy"))
     home.write("make.py", "import sys, numpy\nnumpy.save(sys.argv[1], numpy.arange(1200))\n")
@@ -102,6 +103,7 @@ def test_a_dry_run_makes_workspace_and_scripts_and_needs_no_server(home: Home) -
     assert (told["written"], told["left_out"], told["workspace"]) == (1001, 200, str(home.study_dirs()[-1]))
 
 
+@pytest.mark.slow
 def test_lenient_reads_specs_that_have_unknown_keys_and_other_columns(home: Home) -> None:
     home.write("two.csv", "1,2\n3,4\n")
     text = TABLED.replace("file: $(MERLIN_INFO)/s.npy, generate: {cmd: exit 9}", "file: two.csv, shape: round")
@@ -117,6 +119,7 @@ def test_lenient_reads_specs_that_have_unknown_keys_and_other_columns(home: Home
     assert (workspace / "sim/SIZE.1/01/sim_SIZE.1.out").read_text() == "3 1\n"
 
 
+@pytest.mark.slow
 def test_samplesfile_replaces_file_and_generate(home: Home) -> None:
     home.write("given.csv", "a\nb\nc\n")
     for name, text in (
@@ -161,6 +164,7 @@ def test_what_these_options_refuse(shared_home: Home, spec: str, words: list[str
     assert shared_home.study_dirs() == []
 
 
+@pytest.mark.slow
 def test_pgen_gives_the_parameters_and_gets_words_and_variables(home: Home) -> None:
     home.write("given.csv", "a\n")
     home.write("spec.yaml", TABLED)
@@ -187,6 +191,7 @@ def test_pgen_gives_the_parameters_and_gets_words_and_variables(home: Home) -> N
     assert {path.name for path in (home.study_dirs()[-1] / "sim").iterdir()} == {"SIZE.5", "SIZE.7"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
 def test_repositories_are_cloned_while_a_study_is_queued(home: Home) -> None:
     code = home.work / "code"
@@ -212,6 +217,7 @@ def test_repositories_are_cloned_while_a_study_is_queued(home: Home) -> None:
     assert (workspace / "deps/CODE/.git").is_dir()
 
 
+@pytest.mark.slow
 def test_workers_of_a_spec_run_it_under_their_names(home: Home) -> None:
     home.write("spec.yaml", WORKERS)
     study = home.queue("spec.yaml")
@@ -233,6 +239,7 @@ def test_workers_of_a_spec_run_it_under_their_names(home: Home) -> None:
     assert home.json("status", study)[0]["state"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_all_workers_of_a_spec_end_with_the_command_that_started_them(home: Home, how: signal.Signals) -> None:
     home.write("spec.yaml", WORKERS)
@@ -246,6 +253,7 @@ def test_all_workers_of_a_spec_end_with_the_command_that_started_them(home: Home
     wait_until(lambda: not home.worker_names(), "all have said good-bye")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

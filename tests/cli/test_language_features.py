@@ -231,6 +231,7 @@ def test_a_study_with_all_features_gives_exactly_the_files_that_the_language_der
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_expanded_copy_of_that_study_is_the_same_study(study_home: Home) -> None:
     study_home.ok("queue", "study.yaml", "--dry")
     (first,) = study_home.study_dirs()

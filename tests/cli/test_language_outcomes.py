@@ -90,6 +90,7 @@ def ended(shared_home: Home) -> dict[str, Any]:
     return {study["name"]: study for study in shared_home.json("status", "all")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_samples_end_as_the_rule_says(ended: dict[str, Any], name: str) -> None:
     _, _, state, expected = STUDIES[name]
@@ -100,11 +101,13 @@ def test_samples_end_as_the_rule_says(ended: dict[str, Any], name: str) -> None:
     assert (ended[name]["state"], found) == (state, expected)
 
 
+@pytest.mark.slow
 def test_scripts_of_a_restart_run_in_turn(ended: dict[str, Any]) -> None:
     workspace = Path(ended["retry-in-a-restart-script-goes-back-to-cmd"]["workspace"])
     assert (workspace / "sim/sim.out").read_text() == "restart\ncmd\n"
 
 
+@pytest.mark.slow
 def test_skipped_samples_leave_no_directory_and_failed_ones_no_mark(ended: dict[str, Any]) -> None:
     workspace = Path(ended["skip-sample-by-sample-and-never-the-funnel"]["workspace"])
     assert sorted(path.name for path in (workspace / "next").iterdir()) == ["00", "01"]

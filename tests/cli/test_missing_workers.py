@@ -6,6 +6,8 @@ import os
 import re
 import shlex
 
+import pytest
+
 from tests.cli.homes import Home, ended
 from tests.conftest import wait_until
 
@@ -34,6 +36,7 @@ def hinted(text: str) -> list[str]:
     return shlex.split(found)
 
 
+@pytest.mark.slow
 def test_a_queue_without_a_worker_is_told_with_what_its_worker_must_have(home: Home) -> None:
     # Given samples that need more than a worker would find here, and no worker
     study = queue_demanding(home, "many")
@@ -55,6 +58,7 @@ def test_a_queue_whose_samples_fit_here_is_told_without_resources(home: Home) ->
     assert hinted(home.run("inspect").stderr) == ["work", "--queues", "merlin"]
 
 
+@pytest.mark.slow
 def test_a_setting_of_resources_counts_for_the_worker_that_is_hinted_at(home: Home) -> None:
     queue_demanding(home, "many")
     enough = {"MRUN_RESOURCES": f"cpus={CPUS},gpus={GPUS},licenses/foo=2"}
@@ -64,6 +68,7 @@ def test_a_setting_of_resources_counts_for_the_worker_that_is_hinted_at(home: Ho
     assert hinted(home.run("inspect", environ=less).stderr)[-1] == f"cpus={CPUS},gpus={GPUS},licenses/foo=2"
 
 
+@pytest.mark.slow
 def test_status_says_what_fits_no_living_worker(home: Home) -> None:
     # Given a worker that has CPUs, and licenses, and no GPU
     study = queue_demanding(home, "many")

@@ -29,6 +29,7 @@ class CountingProxy(Proxy):
         await super()._serve(reader, writer)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("is_done", "comes_back"), [(True, True), (False, True), (True, False)])
 def test_queue_that_lost_its_server_tells_whether_the_study_is_there(

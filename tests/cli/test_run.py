@@ -31,6 +31,7 @@ def started(home: Home) -> list[Path]:
     return list(home.work.glob("studies/*/sim/*/started"))
 
 
+@pytest.mark.slow
 def test_run_says_which_step_asks_for_more_cpus_than_its_worker_has(home: Home) -> None:
     home.write(
         "spec.yaml",
@@ -145,6 +146,7 @@ def home_is_draining(home: Home) -> str:
         return "".join(client.hget(f"{{mrun}}:worker:{name}", "is_draining") or "" for name in home.worker_names())
 
 
+@pytest.mark.slow
 def test_second_interrupt_ends_running_samples_and_hands_them_back(home: Home) -> None:
     home.write("samples.csv", "1\n2\n3\n")
     home.write("spec.yaml", GATED)
@@ -177,6 +179,7 @@ def test_nothing_outlives_a_run_that_was_killed(home: Home) -> None:
     assert (status["steps"][0]["finished"], status["steps"][0]["ready"]) == (1, 1)
 
 
+@pytest.mark.slow
 def test_run_whose_worker_is_stopped_leaves_the_study_queued(home: Home) -> None:
     home.write("samples.csv", "1\n2\n")
     home.write("spec.yaml", GATED)
@@ -189,6 +192,7 @@ def test_run_whose_worker_is_stopped_leaves_the_study_queued(home: Home) -> None
     assert "the worker was asked to stop; the study stays queued" in done.stderr
 
 
+@pytest.mark.slow
 def test_run_whose_worker_is_killed_says_so_and_leaves_the_study_queued(home: Home) -> None:
     home.write("samples.csv", "1\n2\n")
     home.write("spec.yaml", GATED)
@@ -202,6 +206,7 @@ def test_run_whose_worker_is_killed_says_so_and_leaves_the_study_queued(home: Ho
     assert "the worker was killed by SIGKILL; the study stays queued" in done.stderr
 
 
+@pytest.mark.slow
 def test_run_that_is_cancelled_ends_with_7(home: Home) -> None:
     home.write("samples.csv", "1\n2\n")
     home.write("spec.yaml", GATED)
@@ -213,6 +218,7 @@ def test_run_that_is_cancelled_ends_with_7(home: Home) -> None:
     assert "cancelled" in done.stdout.splitlines()[1]
 
 
+@pytest.mark.slow
 def test_script_that_cannot_be_started_is_told_and_costs_no_attempt(home: Home) -> None:
     home.write(
         "spec.yaml",

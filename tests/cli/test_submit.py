@@ -109,6 +109,7 @@ def test_command_runs_where_it_was_submitted_whatever_the_directory_is_called(tm
 # --------------------------------------------------------------------------------------------------------- studies
 
 
+@pytest.mark.slow
 def test_command_runs_once_where_it_was_submitted(shared_home: Home) -> None:
     queued = submit(shared_home, "--name", "once", "--", "bash", "-c", 'echo "$PWD" "$1"; echo oops >&2', "me", "a  b")
     assert (queued["name"], queued["script_count"], queued["queues"]) == ("once", 1, ["once"])
@@ -140,6 +141,7 @@ def test_array_of_one_hundred_million_is_queued_at_once_and_takes_no_room(shared
     assert shared_home.run("purge", queued["study"], "--yes").returncode == 0
 
 
+@pytest.mark.slow
 def test_kept_spec_can_be_checked_and_queued_again(shared_home: Home) -> None:
     queued = submit(shared_home, "--name", "again 2.0", "--array", "3,1", "--walltime", "10:00", *SHOW_ID)
     spec = next(Path(queued["workspace"], "merlin_info").glob("*.orig.yaml"))
@@ -150,6 +152,7 @@ def test_kept_spec_can_be_checked_and_queued_again(shared_home: Home) -> None:
     assert outputs(queued) == outputs(second) == ["3/2/0\n", "1/2/1\n"]
 
 
+@pytest.mark.slow
 def test_rows_of_a_table_are_environment_variables(shared_home: Home) -> None:
     (shared_home.work / "points.csv").write_text('1,"two  words"\n# a comment\n3,"$(id) \'""`\\n"\n')
     command = ("--", "bash", "-c", 'printf "%s|%s|%s" "$X" "$NAME" "$MRUN_SAMPLE_ID"')
@@ -262,6 +265,7 @@ def test_study_begins_when_the_one_that_it_comes_after_has_ended(shared_home: Ho
     assert shared_home.json("status", first["study"])[0]["steps"][0]["failed"] == 1
 
 
+@pytest.mark.slow
 def test_study_after_one_that_has_ended_begins_at_once(shared_home: Home) -> None:
     first = submit(shared_home, "--name", "past", "--", "true")
     shared_home.work_off("past")
@@ -274,6 +278,7 @@ def test_study_after_one_that_has_ended_begins_at_once(shared_home: Home) -> Non
     assert shared_home.work_off("past").returncode == 0
 
 
+@pytest.mark.slow
 def test_study_with_the_higher_priority_is_claimed_first(shared_home: Home) -> None:
     shared_home.write("prio.yaml", """
         description: {name: prio, description: x}

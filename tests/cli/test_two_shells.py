@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.homes import Home, ended
 from tests.conftest import wait_until
 
@@ -170,6 +172,7 @@ def check_files(workspace: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_copies_of_the_spec_can_be_queued_again(home: Home) -> None:
     # Given a study of a spec with variables, one of which --vars set
     home.write(

@@ -9,6 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.cli.homes import Home, ended
 from tests.conftest import wait_until
 
@@ -64,6 +66,7 @@ def test_cancel_ends_running_samples_within_three_seconds(shared_home: Home) -> 
     assert (again.returncode, again.stdout) == (0, f"{study}  had ended already\n")
 
 
+@pytest.mark.slow
 def test_cancel_may_let_running_samples_finish(shared_home: Home) -> None:
     study = queue_gated(shared_home, "letting")
     worker = start_worker(shared_home, "letting")
@@ -76,6 +79,7 @@ def test_cancel_may_let_running_samples_finish(shared_home: Home) -> None:
     assert (status["state"], status["steps"][0]["finished"], status["steps"][0]["cancelled"]) == ("cancelled", 1, 1)
 
 
+@pytest.mark.slow
 def test_stop_reaches_the_workers_of_a_queue_and_no_others(home: Home) -> None:
     queue_gated(home, "left")
     queue_gated(home, "right")
@@ -105,6 +109,7 @@ def worker_requests(home: Home) -> list[bytes]:
 # --------------------------------------------------------------------------------------------------------- purge, wait
 
 
+@pytest.mark.slow
 def test_purge_asks_before_it_removes(home: Home) -> None:
     studies = [queue_gated(home, "one"), queue_gated(home, "two")]
     # Nobody is there to ask
@@ -141,6 +146,7 @@ def test_wait_gives_up_after_its_time_and_says_who_is_missing(shared_home: Home)
     shared_home.ok("cancel", study)
 
 
+@pytest.mark.slow
 def test_selectors(home: Home) -> None:
     first, second = queue_gated(home, "first"), queue_gated(home, "second")
     (workspace,) = home.study_dirs("first")
@@ -239,6 +245,7 @@ def test_live_display_shows_steps_and_leaves_a_report(home: Home) -> None:
     assert ended(worker).returncode == 0
 
 
+@pytest.mark.slow
 def test_reader_that_goes_away_is_no_error(shared_home: Home) -> None:
     queue_gated(shared_home, "piped")
     read_end, write_end = os.pipe()

@@ -26,6 +26,8 @@ def load(name):
     """Import a script of the example under a name of its own: `simulate` or `train` may mean something else here."""
     module_name = f"epidemic_{name}"
     spec = importlib.util.spec_from_file_location(module_name, EPIDEMIC_DIR / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     spec.loader.exec_module(module)
@@ -287,6 +289,7 @@ def test_collect_without_one_run_fails(tmp_path):
     assert "no run.json below" in done.stderr
 
 
+@pytest.mark.slow
 def test_funnels_end_in_a_figure_and_a_summary(tmp_path, make_runs):
     for name, scenario in (("none", NO_MEASURES), ("distancing", DISTANCING)):
         runs_dir = make_runs(f"SCENARIO.{name}", scenario, n_samples=40)

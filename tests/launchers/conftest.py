@@ -46,13 +46,3 @@ def lab(tmp_path: Path, own_server: TestServer, slurm: Slurm) -> Iterator[Lab]:
     yield lab
     slurm.heal()
     lab.close()
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests on a real Flux are asked for by name: nowhere else can it be told whether one should be there."""
-    if "flux" in str(config.getoption("-m")):
-        return
-    left_out = [item for item in items if item.get_closest_marker("flux")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("flux")]

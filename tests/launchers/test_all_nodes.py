@@ -255,6 +255,7 @@ def flux_lab(tmp_path: Path, own_server: TestServer) -> Iterator[Lab]:
     lab.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["done", "signal", "kill"])
 def test_flux_starts_a_worker_for_each_broker(flux_lab, how):
     # Given samples that wait for a gate

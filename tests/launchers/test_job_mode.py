@@ -123,6 +123,7 @@ def test_a_killed_engine_leaves_its_jobs_and_the_next_worker_awaits_them(lab):
     assert len(lab.jobs()) == 3
 
 
+@pytest.mark.slow
 @only("pbs")
 def test_a_job_whose_id_was_not_noted_is_found_by_its_name(lab):
     # Given a worker that dies after it has submitted a job, and before it has noted its id
@@ -144,6 +145,7 @@ def test_a_job_whose_id_was_not_noted_is_found_by_its_name(lab):
     assert lab.ledger("ran") == ran_once(1)
 
 
+@pytest.mark.slow
 def test_a_job_that_ended_while_nobody_watched_and_is_forgotten_has_left_its_code(lab):
     # Given a job that ended after its worker was killed, and that its scheduler has forgotten
     study = lab.queue_jobs(f"{UNTIL_GO}; exit 7")
@@ -165,6 +167,7 @@ def test_a_job_that_ended_while_nobody_watched_and_is_forgotten_has_left_its_cod
     assert lab.ledger("ran") == ran_once(1)
 
 
+@pytest.mark.slow
 def test_a_worker_that_drains_leaves_its_jobs_and_the_next_one_awaits_them_at_once(lab):
     # Given a job that runs
     study = lab.queue_jobs(UNTIL_GO)
@@ -184,6 +187,7 @@ def test_a_worker_that_drains_leaves_its_jobs_and_the_next_one_awaits_them_at_on
     assert (lab.ledger("ran"), len(lab.jobs())) == (ran_once(1), 1)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_being_submitted_while_its_worker_drains_is_left_too(lab):
     # Given a scheduler that takes its time
     (lab.fake_dir / "slow").touch()
@@ -202,6 +206,7 @@ def test_a_job_that_is_being_submitted_while_its_worker_drains_is_left_too(lab):
     assert (lab.ledger("ran"), len(lab.jobs())) == (ran_once(1), 1)
 
 
+@pytest.mark.slow
 def test_jobs_of_a_study_that_was_purged_are_cancelled(lab):
     study = lab.queue_jobs(UNTIL_GO)
     lab.work_on_jobs()
@@ -212,6 +217,7 @@ def test_jobs_of_a_study_that_was_purged_are_cancelled(lab):
     wait_until((job / "cancelled").exists, "the job was cancelled")
 
 
+@pytest.mark.slow
 def test_a_worker_that_lost_its_lease_settles_nothing_and_leaves_the_job_to_the_other(lab):
     # Given a worker that is frozen while its job runs
     study = lab.queue_jobs(UNTIL_GO)
@@ -234,6 +240,7 @@ def test_a_worker_that_lost_its_lease_settles_nothing_and_leaves_the_job_to_the_
     assert not (lab.jobs()[0] / "cancelled").exists()
 
 
+@pytest.mark.slow
 @every
 def test_a_job_that_somebody_cancels_is_a_failed_sample(lab):
     study = lab.queue_jobs(UNTIL_GO)
@@ -260,6 +267,7 @@ def test_a_cancelled_study_cancels_its_jobs(lab):
     assert (job / "cancelled").exists()
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_takes_no_more_jobs_for_now_is_asked_again(lab):
     (lab.fake_dir / "full").touch()
     study = lab.queue_jobs("echo ${MRUN_SAMPLE_ID} >> $LEDGER/ran", 2)
@@ -279,6 +287,7 @@ def test_a_refused_job_is_no_failure_of_its_sample_and_the_worker_says_why(lab):
     assert lab.study(study)["by_step"]["a"]["ready"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lab", "is_there", "why", "events"),
     [
@@ -304,6 +313,7 @@ def test_a_refusal_is_told_once_and_not_for_each_sample(lab, is_there, why, even
     assert lab.study(study)["by_step"]["a"]["ready"] == 40
 
 
+@pytest.mark.slow
 def test_what_a_scheduler_refuses_later_goes_back_too(lab):
     # Flux takes jobs that can't be satisfied, and fails them afterwards.
     study = lab.queue_jobs("true", options="procs: 100")
@@ -313,6 +323,7 @@ def test_what_a_scheduler_refuses_later_goes_back_too(lab):
     assert lab.study(study)["by_step"]["a"]["ready"] == 1
 
 
+@pytest.mark.slow
 @only("pbs")
 def test_a_job_past_its_walltime_is_told_as_such(lab):
     study = lab.queue_jobs("exec sleep 600", options="walltime: 1")
@@ -320,6 +331,7 @@ def test_a_job_past_its_walltime_is_told_as_such(lab):
     assert lab.wait_for_end(study, 30)["failed_samples"][0]["reason"] == "ran longer than its walltime of 1 s"
 
 
+@pytest.mark.slow
 def test_each_execution_of_a_sample_is_a_job_of_its_own(lab):
     # Given a script that asks to be restarted, and a restart script
     options = "retry_delay: 0, restart: 'echo again ${MRUN_RESUME} >> $LEDGER/ran'"
@@ -329,6 +341,7 @@ def test_each_execution_of_a_sample_is_a_job_of_its_own(lab):
     assert (lab.ledger("ran"), len(lab.jobs())) == (Counter(["first", "again", "1"]), 2)
 
 
+@pytest.mark.slow
 @only("lsf")
 def test_at_most_so_many_jobs_of_a_step_are_with_the_scheduler(lab):
     cmd = "echo $(ls $FAKE_DIR/*/pid | wc -l) $(ls $FAKE_DIR/*/end 2>/dev/null | wc -l) > $LEDGER/at.${MRUN_SAMPLE_ID}"

@@ -44,6 +44,7 @@ def test_slurms_example_runs_in_a_batch_job_of_two_nodes(home: Home, slurm: Slur
     assert [line.split()[0] for line in lines] == ["salloc"]
 
 
+@pytest.mark.slow
 def test_fluxs_example_runs_in_an_instance(home: Home, tmp_path: Path) -> None:
     flux = faked("flux", tmp_path).environment
     first = flux["PATH"].partition(os.pathsep)[0]

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from mrun.engine.errors import LauncherError
+from mrun.launchers.base import Launcher
 from mrun.launchers.desk import JobDesk
 from mrun.launchers.resources import Needs
 from mrun.launchers.schedulers import EndKind, Job, JobState, JobStatus, Output
@@ -195,7 +196,7 @@ async def test_scripts_launchers_share_an_allocation_by_variables_alone(slurm, t
     in_allocation(slurm, tmp_path, text, "--nodes=2", f"--ntasks={2 * CORES}", f"--ntasks-per-node={CORES}", *memory)
 
 
-def _exports(launcher: SlurmLauncher, memory: Sequence[str]) -> list[str]:
+def _exports(launcher: Launcher, memory: Sequence[str]) -> list[str]:
     given = {"SLURM_JOB_ID": "1"} | ({"SLURM_MEM_PER_CPU": "50"} if "--mem-per-cpu=50" in memory else {})
     return [f"export {name}={value}" for name, value in launcher.step_variables(given).items()]
 
@@ -215,8 +216,10 @@ async def test_the_end_of_an_allocation_is_asked_for_where_the_environment_does_
     await status_when(desk, job, JobState.RUNNING)
     launcher = SlurmLauncher()
     allocation = launcher.detect({"SLURM_JOB_ID": job})
+    assert allocation is not None
     assert allocation.ends_at_s is None
     ends_at_s = (await with_end(launcher, allocation, slurm.environment)).ends_at_s
+    assert ends_at_s is not None
     assert 550 < ends_at_s - time.time() <= 600
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 from mrun.engine.records import (
     BEGINS,
@@ -93,12 +94,13 @@ class Account:
             assert self.moves.run("claim", worker, token, request) == raw
         if is_late and token > 1:
             assert decode(self.moves.run("claim", worker, token - 1, request), ClaimAnswer).claims == ()
-        answer, fresh = decode(raw, ClaimAnswer), {}
+        answer = decode(raw, ClaimAnswer)
+        fresh: dict[Any, Any] = {}
         assert answer.status == "ok"
         if room is None:
             assert len(answer.claims) <= slots
         else:
-            taken = Counter()
+            taken: Counter[str] = Counter()
             for claim in answer.claims:
                 taken.update(claim.takes)
             assert fits(taken, room.free), f"{taken} of {room}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from mrun.engine.store.views import StepFacts, on_queue
 from tests.store.account import Account
@@ -81,7 +82,7 @@ class Checks(Account):
             found |= samples
         return found
 
-    def _task(self, promise: Promise, text: str) -> tuple[int, list[int], int, int, int]:
+    def _task(self, promise: Promise, text: str) -> tuple[Any, ...]:
         if not text.startswith("*"):
             node, _, lo, hi, *past = (int(word) for word in text.split())
             return node, list(range(lo, hi)), *past

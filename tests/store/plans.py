@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -28,7 +29,7 @@ class S:
     after: tuple[str, ...] = ()
     queue: str = "q"
     rows: int = 0
-    options: dict[str, object] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def make_plan(samples: int, *steps: S) -> Plan:
@@ -47,7 +48,8 @@ def make_plan(samples: int, *steps: S) -> Plan:
             if name.endswith("*"):
                 barriers.append(Barrier(parent=built[name[:-1]].index, child=index))
         for row in range(s.rows or 1):
-            each, every = [], []
+            each: list[Any] = []
+            every: list[Any] = []
             for parent in (built[name] for name in s.after if not name.endswith("*")):
                 node = parent.first_node + (row if parent.rows else 0)
                 (each if parent.uses_samples and s.uses_samples else every).append(node)
@@ -64,6 +66,7 @@ def make_plan(samples: int, *steps: S) -> Plan:
 def larger(plan: Plan, *counts: int) -> Plan:
     """The plan with so many samples added, part by part."""
     old = plan.samples
+    assert old is not None
     parts = (*(old.parts or (old,)), *(replace(old, count=count) for count in counts))
     total = sum(part.count for part in parts)
     return replace(plan, samples=SampleTable("parts", "", total, old.columns, 0, 0, parts=parts))
@@ -96,7 +99,7 @@ class IdleWorker:
         facts = WorkerFacts(host="h", pid=1, queues=self.queues, slots=self.slots)
         return await self.store.beat(self.name, lease_s, self.claims.values(), self.highest, facts=facts, **words)
 
-    async def claim(self, free_slots: int | None = None, **words: object) -> list[Claim]:
+    async def claim(self, free_slots: int | None = None, **words: Any) -> list[Claim]:
         request = ClaimRequest(free_slots or self.slots, self.queues, **words)
         answer = await self.store.claim(self.name, request)
         for claim in answer.claims:

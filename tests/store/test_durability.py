@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -26,7 +27,7 @@ from mrun.engine.store.connect import Broker, check_server, open_broker
 from mrun.engine.store.durability import Flusher, FlushNeeds, flush_needs
 from mrun.engine.store.store import Store
 from tests.cli.homes import Home
-from tests.conftest import TestServer, wait_until
+from tests.conftest import SERVERS, TestServer, wait_until
 from tests.store.homes import OwnHome, own_home
 from tests.store.plans import SEAL, IdleWorker, S, make_plan, submit
 
@@ -40,7 +41,7 @@ SPEC = """
     """
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest) -> Iterator[TestServer]:
     one = TestServer(request.param)
     one.start()
@@ -48,7 +49,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[TestServer]:
     one.remove()
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=SERVERS)
 def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnHome]:
     with own_home(request.param, monkeypatch) as made:
         yield made
@@ -62,7 +63,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(server: TestServer, **words: object) -> AsyncIterator[Store]:
+async def opened(server: TestServer, **words: Any) -> AsyncIterator[Store]:
     client = await open_broker(Broker(server.url, "a test"))
     try:
         yield Store(client, "mrun", **words)
@@ -202,6 +203,7 @@ def test_study_that_was_queued_strictly_is_there_after_the_server_was_killed_at_
         home.close().finish()
 
 
+@pytest.mark.slow
 def test_nothing_is_made_when_the_server_can_not_keep_it(own_server: TestServer, tmp_path: Path):
     home = Home()
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -103,7 +105,8 @@ async def test_who_comes_second_with_the_same_edition_is_not_told_that_its_sampl
     plan = make_plan(3, S("a"))
     study = await submit(store, plan)
     first, second = larger(plan, 2), larger(plan, 4)
-    real, answers = store.run, []
+    real = store.run
+    answers: list[Any] = []
 
     async def run(move: str, *words):
         if move == "grow" and not answers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import anyio
 import msgspec
@@ -21,7 +22,7 @@ from tests.store.plans import IdleWorker, S, make_plan, state_of, step_counts, s
 SHORT_S, LONG_S = 0.2, 60.0
 
 
-async def worker_of(store: Store, name: str, lease_s: float = LONG_S, slots: int = 1, **words: object) -> IdleWorker:
+async def worker_of(store: Store, name: str, lease_s: float = LONG_S, slots: int = 1, **words: Any) -> IdleWorker:
     worker = IdleWorker(store, name, slots=slots)
     await worker.beat(lease_s, **words)
     return worker

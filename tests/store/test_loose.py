@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mrun.engine.records import OutcomeRun
@@ -14,7 +16,7 @@ FINISHED, RETRY = OutcomeRun(1, "finished"), OutcomeRun(1, "retry")
 
 async def settle_every_second_again(store: Store, delay_s: float) -> tuple[str, IdleWorker]:
     """A chain of which every second sample of the first step is to run again; the second step's queue has no worker."""
-    options = {"retry_delay_s": delay_s, "chunk": 1000}
+    options: dict[str, Any] = {"retry_delay_s": delay_s, "chunk": 1000}
     plan = make_plan(SAMPLES, S("a", queue="a", options=options), S("b", queue="b", after=("a",)))
     study = await submit(store, plan)
     a = await worker_of(store, "a", ("a",), 16)
@@ -32,6 +34,7 @@ async def finish_todo(store: Store, worker: IdleWorker) -> None:
         await worker.beat()
 
 
+@pytest.mark.slow
 async def test_scattered_retries_wait_as_bits_and_each_runs_once_more(store: Store) -> None:
     study, a = await settle_every_second_again(store, 3600)
     later = store.keys.retries(study)
@@ -52,6 +55,7 @@ async def test_scattered_retries_wait_as_bits_and_each_runs_once_more(store: Sto
     assert await state_of(store, study) == "finished"
 
 
+@pytest.mark.slow
 async def test_scattered_ready_samples_are_few_entries(store: Store) -> None:
     # Given half of the child's samples ready, none beside another
     study, a = await settle_every_second_again(store, 3600)

@@ -154,7 +154,9 @@ class StoreMachine(Checks, RuleBasedStateMachine):
             self.client.delete(self.keys.deaths)
             self.deaths.clear()
         self.client.zadd(self.keys.workers, {dead: 1})
-        now_ms = int(self.client.get(f"{self.keys.root}time")) + int(self.client.hget(self.keys.clock, "set_back_ms") or 0)
+        now_ms = int(self.client.get(f"{self.keys.root}time")) + int(
+            self.client.hget(self.keys.clock, "set_back_ms") or 0
+        )
         self.client.hset(self.keys.clock, mapping={"swept_ms": now_ms, "is_set_back": 0})
         self.deaths.add(dead)
         loss = 0 if len(self.deaths) >= 3 else 1

@@ -23,7 +23,7 @@ from mrun.engine.server import own as server
 from mrun.engine.server.files import Listen, listen_url, parse_listen, read_access
 from mrun.engine.server.own import ServerFacts, find_own_server, start_own_server, stop_own_server
 from mrun.engine.settings import Secret, Settings, load_settings
-from tests.conftest import wait_until
+from tests.conftest import SERVERS, wait_until
 from tests.store.homes import OwnHome, own_home
 
 NO_RETRY = Retry(NoBackoff(), 0)
@@ -38,7 +38,7 @@ print(json.dumps([facts.pid, facts.started_now]))
 """
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=SERVERS)
 def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnHome]:
     with own_home(request.param, monkeypatch) as made:
         yield made
@@ -122,6 +122,7 @@ def test_killed_server_starts_again_on_its_data_and_its_stale_socket(home: OwnHo
         assert client.get("key") == "value"
 
 
+@pytest.mark.slow
 def test_ten_processes_that_start_at_once_get_one_server(home: OwnHome):
     environ = {**os.environ, **home.environ}
     starters = [

@@ -20,12 +20,12 @@ from mrun.engine.errors import BrokerAwayError, BrokerError, ExitCode
 from mrun.engine.store.connect import Broker, open_broker
 from mrun.engine.store.schema import Keys
 from mrun.engine.store.store import Store
-from tests.conftest import TestServer, wait_until
+from tests.conftest import SERVERS, TestServer, wait_until
 from tests.lab import BIN, Lab
 from tests.store.plans import IdleWorker, S, make_plan, submit
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest) -> Iterator[TestServer]:
     one = TestServer(request.param)
     one.start()
@@ -106,6 +106,7 @@ def start_slowly(server: TestServer) -> None:
     server.process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 async def test_server_that_loads_its_data_is_away_and_then_there(server: TestServer) -> None:
     with contextlib.closing(server.client()) as client, client.pipeline(transaction=False) as pipe:
         for number in range(10_000):
@@ -161,6 +162,7 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
+@pytest.mark.slow
 def test_part_of_a_cluster_without_the_keys_is_one_sentence_and_the_part_that_has_them_works(
     tmp_path: Path, own_server: TestServer
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -15,7 +17,7 @@ from tests.store.plans import SEAL, IdleWorker, S, make_plan, submit
 LARGE = {"slots": 1, "cpus": 4}
 
 
-async def queue(store: Store, samples: int, *demands: Demand, **facts: object) -> str:
+async def queue(store: Store, samples: int, *demands: Demand, **facts: Any) -> str:
     """A study with a step for each demand, all on one queue unless `queues` says otherwise, one sample a claim."""
     queues = facts.pop("on", ["q"] * len(demands))
     steps = [
@@ -23,7 +25,7 @@ async def queue(store: Store, samples: int, *demands: Demand, **facts: object) -
         for number, (demand, name) in enumerate(zip(demands, queues, strict=True))
     ]
     plan = make_plan(samples, *steps)
-    told = {
+    told: dict[str, Any] = {
         "demands": encode_demands(plan.class_demands()).decode(),
         "class_steps": msgspec.json.encode(plan.class_steps()).decode(),
     }
@@ -33,7 +35,7 @@ async def queue(store: Store, samples: int, *demands: Demand, **facts: object) -
 class Greedy(IdleWorker):
     """Tells what it has, and keeps the whole answer."""
 
-    async def ask(self, free: dict[str, int], total: dict[str, int] | None = None, **rest: object) -> ClaimAnswer:
+    async def ask(self, free: dict[str, int], total: dict[str, int] | None = None, **rest: Any) -> ClaimAnswer:
         kept, is_strict = rest.get("kept"), bool(rest.get("is_strict", True))
         whole = {"slots": 8, "cpus": 8, "jobs": 100} if total is None else total
         room = Room({"slots": 8, "jobs": 100} | free, whole, is_strict, kept)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mrun.engine.errors import NotFoundError, UsageError
@@ -97,7 +99,7 @@ async def test_run_that_has_not_ended_is_not_replaced(store: Store) -> None:
         await store.commit(f"{first}.2", staged, ["name", "test"], replaces=first)
     assert await state_of(store, f"{first}.2") == "gone"
     await (await worker_of(store)).drain()
-    facts = ["name", "test", "root", first, "instances_left", 1, "step_count", 1, "walltimes", "[0]"]
+    facts: list[Any] = ["name", "test", "root", first, "instances_left", 1, "step_count", 1, "walltimes", "[0]"]
     await store.commit(f"{first}.2", staged, facts, replaces=first)
     assert (await state_of(store, first), await state_of(store, f"{first}.2")) == ("gone", "running")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ PLAIN = {"slots": 1, "cpus": 1}
 
 
 def terms(**fields) -> AllocTerms:
-    words = {"name": "sim", "mark": "ab12", "kind": "slurm", "queues": ("sim",), "walltime_s": 3600.0, "cores": 4}
+    words: Any = {"name": "sim", "mark": "ab12", "kind": "slurm", "queues": ("sim",), "walltime_s": 3600.0, "cores": 4}
     return AllocTerms(**words | fields)
 
 

@@ -76,7 +76,7 @@ def test_values_are_typed_from_text_and_from_toml(home: Path):
 )
 def test_wrong_value_is_refused_with_its_origin(home: Path, name: str, value: str):
     with pytest.raises(SettingsError) as by_variable:
-        load(home, **{f"MRUN_{name.upper()}": value})
+        load(home, None, **{f"MRUN_{name.upper()}": value})
     assert f"MRUN_{name.upper()}" in by_variable.value.message
     assert by_variable.value.hint
     assert by_variable.value.exit_code == ExitCode.SPEC

@@ -48,6 +48,7 @@ def more(lab: Lab, *texts: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_ended_study_runs_only_what_was_added_and_its_funnel_again(lab: Lab) -> None:
     # Given a study of 5 samples that has ended
     study = queue(lab, 5)
@@ -92,6 +93,7 @@ def test_running_study_takes_samples_in_the_same_run(lab: Lab) -> None:
     assert status["failures"] == 0
 
 
+@pytest.mark.slow
 def test_study_whose_funnel_has_begun_is_refused_or_waited_for(lab: Lab) -> None:
     # Given a funnel that runs
     (lab.ledger_dir / "hold-f").touch()
@@ -113,6 +115,7 @@ def test_study_whose_funnel_has_begun_is_refused_or_waited_for(lab: Lab) -> None
     assert len(lab.ledger("a")) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "words", "code"),
     [
@@ -130,6 +133,7 @@ def test_unfit_table_changes_nothing(lab: Lab, rows: list[str], words: str, code
     assert lab.study(study)["by_step"]["a"]["samples"] == 5
 
 
+@pytest.mark.slow
 def test_study_of_one_sample_or_of_none_takes_no_more(lab: Lab) -> None:
     study = queue(lab, 1)
     assert "none fits beside it" in lab.json("add", study, "--samplesfile", more(lab, "1"), code=2)["error"]["message"]
@@ -142,6 +146,7 @@ def test_study_of_one_sample_or_of_none_takes_no_more(lab: Lab) -> None:
     assert "has no samples" in lab.json("add", none, "--samplesfile", more(lab, "1"), code=2)["error"]["message"]
 
 
+@pytest.mark.slow
 def test_share_of_samples_that_may_fail_is_one_of_all_of_them(lab: Lab) -> None:
     # Given four samples of which half may fail, and of which three will
     spec = """

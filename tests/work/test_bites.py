@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tests.conftest import wait_until
 from tests.lab import Lab
@@ -22,6 +23,7 @@ SPEC = """
 """
 
 
+@pytest.mark.slow
 def test_slots_share_slow_samples_that_follow_quick_ones(lab: Lab) -> None:
     # Given 600 samples of no time, after which bites are long, and eight that last until they are let go
     np.save(lab.directory / "samples.npy", np.arange(608.0))
@@ -60,6 +62,7 @@ URGENT = """
 """
 
 
+@pytest.mark.slow
 def test_bite_of_samples_that_got_slower_ends_before_its_samples_do(lab: Lab) -> None:
     # Given a worker whose two slots bit off what was to last a second, and each sample of it lasts one
     np.save(lab.directory / "samples.npy", np.arange(5000.0))

@@ -81,6 +81,7 @@ STEPS = r"""
 VALUES = ["plain", "it's", 'a "b"', "$HOME `id` \\n", "; exit 9", "ünïcode", "$(X)"]
 
 
+@pytest.mark.slow
 def test_scripts_print_the_same_in_all_three_ways(lab: Lab, tmp_path: Path) -> None:
     # Given samples whose values no rule of quoting could hand over
     found = {}
@@ -101,6 +102,7 @@ def test_scripts_print_the_same_in_all_three_ways(lab: Lab, tmp_path: Path) -> N
     assert found["lean"] == {path: text for path, text in full.items() if text or path.startswith("all/")}
 
 
+@pytest.mark.slow
 def test_only_what_a_way_promises_is_left_in_the_workspace(lab: Lab, tmp_path: Path) -> None:
     # Given a directory for scratch files that nobody else uses
     lab.environment["TMPDIR"] = str(tmp_path / "tmp")
@@ -125,6 +127,7 @@ def test_only_what_a_way_promises_is_left_in_the_workspace(lab: Lab, tmp_path: P
     assert list((tmp_path / "tmp").glob("mrun-scratch-*")) == []
 
 
+@pytest.mark.slow
 def test_logs_print_what_is_asked_for(lab: Lab) -> None:
     steps = """
 - name: a
@@ -158,6 +161,7 @@ RESTARTING = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "expected"), [
     ("full", "first 0\n1 again 1 1\n"), ("lean", "first 0\n1 again 1 1\n"), ("packed", "1 again 1 1\n"),
 ])  # fmt: skip
@@ -179,6 +183,7 @@ HANGING = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_only_the_sample_that_a_killed_worker_ran_is_resumed(lab: Lab, way: str) -> None:
     # Given a worker that has run two samples of its claim, and is in the middle of the third
@@ -207,6 +212,7 @@ def test_only_the_sample_that_a_killed_worker_ran_is_resumed(lab: Lab, way: str)
     assert not any(path.stat().st_mode & stat.S_ISVTX for path in (workspace / "a").rglob("*"))
 
 
+@pytest.mark.slow
 def test_output_of_a_lost_execution_is_kept_apart_in_lean_directories(lab: Lab) -> None:
     # Given a sample that printed, asked to be run again, and hangs in its second execution
     steps = """
@@ -233,6 +239,7 @@ def test_output_of_a_lost_execution_is_kept_apart_in_lean_directories(lab: Lab) 
     assert (lost[0].parent / "a.out").read_text() == "5 attempt 1 of claim\n"
 
 
+@pytest.mark.slow
 def test_a_packed_sample_sees_nothing_of_the_one_before(lab: Lab) -> None:
     # Given samples that leave files, directories, a link to everything, and a process that goes on
     steps = """
@@ -253,6 +260,7 @@ def test_a_packed_sample_sees_nothing_of_the_one_before(lab: Lab) -> None:
         assert set(rest) <= {"late"}
 
 
+@pytest.mark.slow
 def test_what_a_lean_sample_left_running_writes_to_its_own_file(lab: Lab) -> None:
     # Given a sample that ends before a process of its does, and one after it in the same slot
     steps = """
@@ -302,6 +310,7 @@ HARMFUL = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["full", "lean", "packed"])
 @pytest.mark.parametrize("deed", ["rm -rf $PWD", "chmod -R a-w $PWD", "chmod 000 $PWD"])
 def test_sample_that_removes_or_locks_its_directory_runs_once_and_is_finished(lab: Lab, way: str, deed: str) -> None:

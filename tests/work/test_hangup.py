@@ -21,6 +21,7 @@ SPEC = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["work", "run"])
 @pytest.mark.parametrize("is_ignored", [True, False])
 def test_hangup_ends_a_command_unless_it_is_ignored(lab: Lab, command: str, is_ignored: bool) -> None:

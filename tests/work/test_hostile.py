@@ -13,6 +13,7 @@ import subprocess
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -70,11 +71,12 @@ FORGED = [
 ]
 
 
+@pytest.mark.slow
 def test_forged_entries_end_their_studies_with_a_reason_or_change_nothing_and_harm_no_other(lab: Lab) -> None:
     studies = [queue(lab, samples=5) for _ in FORGED]
     with contextlib.closing(lab.server.client()) as client:
         for study, fields in zip(studies, FORGED, strict=True):
-            client.xadd(f"{{mrun}}:queue:merlin:{study}:0", fields)
+            client.xadd(f"{{mrun}}:queue:merlin:{study}:0", dict[Any, Any](fields))
     other = lab.queue(lab.spec(SPEC.replace("$LEDGER/a", "$LEDGER/other"), "other.yaml"))
     work_off(lab)
     for study, fields in zip(studies, FORGED, strict=True):
@@ -86,6 +88,7 @@ def test_forged_entries_end_their_studies_with_a_reason_or_change_nothing_and_ha
     assert all(0 <= int(sample) < 5 for sample in lab.ledger("a"))
 
 
+@pytest.mark.slow
 def test_plan_that_another_key_sealed_is_refused_by_its_worker_and_waits_for_one_that_has_it(lab: Lab) -> None:
     study = queue(lab)
     right = lab.environment["XDG_CONFIG_HOME"]
@@ -98,6 +101,7 @@ def test_plan_that_another_key_sealed_is_refused_by_its_worker_and_waits_for_one
     assert lab.study(study)["state"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["sealed:plan", "sealed:step:0"])
 def test_sealed_part_that_was_changed_or_put_in_from_another_study_is_refused(lab: Lab, field: str) -> None:
     study = queue(lab)
@@ -111,11 +115,12 @@ def test_sealed_part_that_was_changed_or_put_in_from_another_study_is_refused(la
     assert lab.study(other)["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_damaged_facts_of_a_study_are_shown_as_far_as_they_go_and_it_can_be_purged(lab: Lab) -> None:
     study = queue(lab)
     key = f"{{mrun}}:study:{study}"
     with contextlib.closing(lab.server.client()) as client:
-        facts = client.hgetall(key)
+        facts: dict[Any, Any] = client.hgetall(key)
         for value in (b"garbage", b"\xff\xfe", b'{"a": 1}', b"9" * 40, b"-1"):
             # All but the steps, by which they would be looked at no further
             client.hset(key, mapping={name: value for name in facts if name != b"steps"})
@@ -165,6 +170,7 @@ def emptied(path: Path, dice: random.Random) -> None:
     path.write_bytes(b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [torn, flipped, nonsense, emptied])
 def test_restart_with_damaged_journals_runs_what_it_can_not_prove_to_have_finished(
     lab: Lab, harm: Callable[[Path, random.Random], None]
@@ -189,6 +195,7 @@ def test_restart_with_damaged_journals_runs_what_it_can_not_prove_to_have_finish
     assert max(counts.values()) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [torn, flipped, emptied])
 @pytest.mark.parametrize("name", ["study.mrun", "run-2.npz"])
 def test_restart_with_a_damaged_plan_or_base_is_one_sentence(
@@ -210,6 +217,7 @@ def test_restart_with_a_damaged_plan_or_base_is_one_sentence(
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "while"])
 def test_workspace_that_is_deleted_stops_its_study_and_no_other(lab: Lab, when: str) -> None:
     study = queue(lab, samples=200, sleep_s=0.02)
@@ -234,6 +242,7 @@ def test_workspace_that_is_deleted_stops_its_study_and_no_other(lab: Lab, when: 
     assert lab.wait_for_end(study)["state"] == "cancelled"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cut", "emptied", "replaced"])
 def test_sample_file_that_changes_while_the_study_runs_stops_it_with_a_sentence(lab: Lab, how: str) -> None:
     study = queue(lab, samples=100_000, sleep_s=0.01)
@@ -276,11 +285,11 @@ NAMES = [
 
 
 def hostile_spec(where: str, name: str) -> dict[str, object]:
-    steps = [
+    steps: list[Any] = [
         {"name": "a", "description": "d", "run": {"cmd": "echo $(X) $(P)", "task_queue": "merlin"}},
         {"name": "f", "description": "d", "run": {"cmd": "true", "depends": ["a_*"]}},
     ]
-    spec = {
+    spec: dict[str, Any] = {
         "description": {"name": "target", "description": "d"},
         "study": steps,
         "global.parameters": {"P": {"values": ["u", "v"], "label": "P.%%"}},
@@ -302,6 +311,7 @@ def hostile_spec(where: str, name: str) -> dict[str, object]:
     return spec
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["study", "step", "queue", "label", "value", "column"])
 def test_hostile_name_is_refused_or_stays_within_the_workspace(lab: Lab, where: str) -> None:
     lab.directory.joinpath("samples.csv").write_text('1\n"../2"\n"\x1b[31m"\n')
@@ -309,7 +319,7 @@ def test_hostile_name_is_refused_or_stays_within_the_workspace(lab: Lab, where: 
     for number, name in enumerate(NAMES):
         path = lab.directory / f"{number}.yaml"
         path.write_text(json.dumps(hostile_spec(where, name)))  # JSON is YAML
-        words = [BIN / "mrun", "--json", "queue", path, "-o", studies]
+        words = [str(BIN / "mrun"), "--json", "queue", str(path), "-o", str(studies)]
         ended = subprocess.run(
             words, cwd=lab.directory, env=lab.environment, capture_output=True, text=True, check=False
         )
@@ -353,6 +363,7 @@ def test_words_and_places_that_are_no_text_are_usage_errors(lab: Lab) -> None:
         assert "UTF-8" in ended.stdout + ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("files", "code"), [(64, 6), (40, 2)])
 def test_worker_that_may_open_too_few_files_says_so_and_hands_back_what_it_can_not_start(
     lab: Lab, files: int, code: int

@@ -6,6 +6,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from tests.conftest import wait_until
 from tests.lab import Lab
 from tests.work.test_worker import one_step
@@ -15,6 +17,7 @@ def wait_known(lab: Lab, count: int) -> None:
     wait_until(lambda: len(lab.json("inspect")["workers"]) == count, lambda: f"{count} workers are known\n{lab.logs()}")
 
 
+@pytest.mark.slow
 def test_idle_worker_hears_of_a_stop_at_once(lab: Lab) -> None:
     # Given two workers that wait for work, of which one is asked to stop
     first, second = [lab.work("--queues", "sim") for _ in range(2)]
@@ -27,6 +30,7 @@ def test_idle_worker_hears_of_a_stop_at_once(lab: Lab) -> None:
     assert second.poll() is None
 
 
+@pytest.mark.slow
 def test_idle_worker_with_a_short_lease_stays_known(lab: Lab) -> None:
     lease_s = 2
     lab.work("--queues", "sim", "--lease", lease_s)
@@ -41,6 +45,7 @@ def test_idle_worker_with_a_short_lease_stays_known(lab: Lab) -> None:
     assert "worker_reclaimed" not in lab.logs()
 
 
+@pytest.mark.slow
 def test_samples_of_a_tender_that_is_killed_run_on_an_idle_worker_within_one_and_a_half_leases(lab: Lab) -> None:
     # Given a worker that tends and runs a long sample, and one that waits
     lease_s = 4

@@ -19,7 +19,15 @@ SPEC = """
 
 
 @pytest.mark.parametrize("command", ["work", "run"])
-@pytest.mark.parametrize("oddity", ["trap '' CHLD", "exec <&-", "exec 2>&-", "exec <&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "oddity",
+    [
+        "trap '' CHLD",
+        pytest.param("exec <&-", marks=pytest.mark.slow),
+        pytest.param("exec 2>&-", marks=pytest.mark.slow),
+        "exec <&- >&- 2>&-",
+    ],
+)
 def test_odd_start_makes_no_difference(lab: Lab, command: str, oddity: str) -> None:
     np.save(lab.directory / "samples.npy", np.arange(20.0))
     spec = lab.spec(SPEC)

@@ -48,6 +48,7 @@ def children(pid: int) -> Iterator[tuple[str, str]]:
         yield name, rest.split()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "options"), [("full", ""), ("lean", ""), ("packed", ""), ("full", "warm: true"), ("lean", "warm: true")]
 )
@@ -88,6 +89,7 @@ REASONS = {2: "walltime of 4 s", 4: "killed by SIGKILL", 5: "exit code 1", 6: "k
 
 
 # Warm steps are refused what half of these do (see test_warm.py)
+@pytest.mark.slow
 @pytest.mark.parametrize("files", ["full", "lean", "packed"])
 def test_each_misbehaving_step_is_accounted_for_with_its_reason_and_harms_no_other(lab: Lab, files: str) -> None:
     options = "walltime: 4\n              chunk: 1"
@@ -109,6 +111,7 @@ def test_each_misbehaving_step_is_accounted_for_with_its_reason_and_harms_no_oth
     wait_until(lambda: not Path(f"/proc/{daemon}").exists(), "the daemon is gone")
 
 
+@pytest.mark.slow
 def test_cancelled_step_that_ignores_sigterm_is_killed_with_what_it_started(lab: Lab) -> None:
     study = queue(lab, ": $(X)\ntrap '' TERM\nsleep 600 &\necho up >> $LEDGER/up\nwhile :; do sleep 1; done", 2)
     lab.work("--queues", "merlin", "--slots", "2")
@@ -162,6 +165,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "files", "option"),
     [
@@ -197,6 +201,7 @@ def test_program_below_the_shell_of_a_step_has_its_grace_and_does_not_survive_it
     assert [pid for pid in lab.ledger("up") if Path(f"/proc/{pid}").exists()] == []
 
 
+@pytest.mark.slow
 def test_step_that_is_to_end_is_not_given_more_time_by_its_walltime(lab: Lab) -> None:
     # Given a step that does not end by itself, a second or two before its walltime
     cmd = ": $(X)\ntrap '' TERM\nwhile :; do echo tick >> $LEDGER/ticks; sleep 0.1; done"

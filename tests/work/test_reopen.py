@@ -75,6 +75,7 @@ def test_restart_runs_what_did_not_finish_and_what_is_behind_it(lab: Lab, ended:
     assert lab.json("restart", again)["queued"] is None
 
 
+@pytest.mark.slow
 def test_restart_works_from_the_journal_when_the_server_has_forgotten_everything(lab: Lab, ended: str) -> None:
     workspace = lab.study(ended)["workspace"]
     ran(lab)
@@ -88,6 +89,7 @@ def test_restart_works_from_the_journal_when_the_server_has_forgotten_everything
     assert status["failures"] == 0
 
 
+@pytest.mark.slow
 def test_restart_of_a_cancelled_study_runs_what_never_ran(lab: Lab) -> None:
     np.save(lab.directory / "samples.npy", np.arange(50.0))
     (lab.ledger_dir / "ok").touch()
@@ -100,6 +102,7 @@ def test_restart_of_a_cancelled_study_runs_what_never_ran(lab: Lab) -> None:
     assert set(ran(lab)["a"].values()) == {1}
 
 
+@pytest.mark.slow
 def test_study_that_still_runs_is_refused(lab: Lab) -> None:
     np.save(lab.directory / "samples.npy", np.arange(5.0))
     study = lab.queue(lab.spec(SPEC))
@@ -108,6 +111,7 @@ def test_study_that_still_runs_is_refused(lab: Lab) -> None:
     assert "neither a workspace nor a study" in lab.json("restart", "nowhere", code=4)["error"]["message"]
 
 
+@pytest.mark.slow
 def test_downstream_of_a_second_restart_is_not_taken_from_the_first_run(lab: Lab, ended: str) -> None:
     # Given a run of a restart that was cancelled before it did anything
     lab.stop_workers()
@@ -124,6 +128,7 @@ def test_downstream_of_a_second_restart_is_not_taken_from_the_first_run(lab: Lab
     assert counts["f"] == {"f": 1}
 
 
+@pytest.mark.slow
 def test_retry_runs_exactly_the_selection_and_what_is_behind_it(lab: Lab, ended: str) -> None:
     ran(lab)
     again = lab.json("retry", ended, "--step", "b", "--samples", "1-2,23")["queued"]["study"]
@@ -138,6 +143,7 @@ def test_retry_runs_exactly_the_selection_and_what_is_behind_it(lab: Lab, ended:
     lab.mrun("retry", third, "--samples", "3-1", code=2)
 
 
+@pytest.mark.slow
 def test_restart_of_steps_leaves_everything_else_as_it_is(lab: Lab) -> None:
     # Given a study of which nothing ran
     np.save(lab.directory / "samples.npy", np.arange(50.0))
@@ -164,6 +170,7 @@ def test_restart_of_steps_leaves_everything_else_as_it_is(lab: Lab) -> None:
     assert {name: len(counts) for name, counts in ran(lab).items()} == {"a": 50, "b": 50, "other": 0, "f": 1}
 
 
+@pytest.mark.slow
 def test_restart_of_steps_takes_what_depends_on_them_along(lab: Lab, ended: str) -> None:
     ran(lab)
     nothing = lab.mrun("restart", ended, "--steps", "other", "b")
@@ -187,6 +194,7 @@ def test_retry_of_a_selection_runs_nothing_that_never_ran(lab: Lab) -> None:
     assert (steps["other"]["finished"], steps["other"]["cancelled"]) == (3, 47)
 
 
+@pytest.mark.slow
 def test_new_run_keeps_the_priority_of_the_old_one(lab: Lab, ended: str) -> None:
     study = lab.queue(lab.spec(SPEC), "--priority", "7")
     lab.wait_for_end(study)
@@ -195,6 +203,7 @@ def test_new_run_keeps_the_priority_of_the_old_one(lab: Lab, ended: str) -> None
     assert lab.study(again)["priority"] == 7
 
 
+@pytest.mark.slow
 def test_new_run_counts_on_a_server_whose_clock_is_behind_that_of_the_old_one(lab: Lab, ended: str) -> None:
     # Given claims that were numbered by a clock an hour ahead, and a server that has lost everything
     place = Path(lab.study(ended)["workspace"])
@@ -217,6 +226,7 @@ def test_new_run_counts_on_a_server_whose_clock_is_behind_that_of_the_old_one(la
     assert lab.json("restart", place)["queued"] is None
 
 
+@pytest.mark.slow
 def test_workspace_that_was_moved_or_copied_is_refused_and_a_link_makes_it_whole(lab: Lab, ended: str) -> None:
     ran(lab)
     place = Path(lab.study(ended)["workspace"])
@@ -234,6 +244,7 @@ def test_workspace_that_was_moved_or_copied_is_refused_and_a_link_makes_it_whole
     assert {name: sum(counts.values()) for name, counts in ran(lab).items()} == {"a": 5, "b": 5, "other": 0, "f": 1}
 
 
+@pytest.mark.slow
 def test_workspace_is_opened_again_by_one_command_at_a_time(lab: Lab, ended: str) -> None:
     place = Path(lab.study(ended)["workspace"])
     # Given one that is about to

@@ -103,6 +103,7 @@ def test_a_mixed_bag_never_has_more_than_the_worker(lab: Lab) -> None:
     assert {place for one in held for place in one.cpus} == {str(number) for number in range(8)}
 
 
+@pytest.mark.slow
 def test_large_samples_are_not_starved_by_a_stream_of_small_ones(lab: Lab) -> None:
     # Given more small samples than a worker of four CPUs can run in the time of the test
     small = queue(lab, 4000, step("small", seconds=0.1))
@@ -130,6 +131,7 @@ def test_scripts_are_bound_to_the_cpus_that_they_are_told(lab: Lab, way: str) ->
     assert sorted(lines) == [[str(CPU), f"{number}.0", str(CPU)] for number in range(4)]
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_told_nothing_binds_nothing_and_hides_no_gpu(lab: Lab) -> None:
     allowed = "$(grep Cpus_allowed_list /proc/self/status | cut -f 2)"
     cmd = f"echo $(X) {allowed} ${{MRUN_CPUS-none}} ${{CUDA_VISIBLE_DEVICES-none}} >> $LEDGER/cpus"
@@ -199,7 +201,7 @@ def test_what_a_worker_has_not_is_said_and_runs_where_it_is(lab: Lab) -> None:
 
 
 def test_resources_that_can_not_be_read_are_refused_with_an_example(lab: Lab) -> None:
-    words = [BIN / "mrun", "work", "--queues", "q", "--resources", "cpus=few"]
+    words = [str(BIN / "mrun"), "work", "--queues", "q", "--resources", "cpus=few"]
     ended = subprocess.run(words, env=lab.environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "The setting 'resources' is 'cpus=few' (option --resources)." in ended.stderr

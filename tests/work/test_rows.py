@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import wait_until
 from tests.lab import Lab
 
@@ -31,6 +33,7 @@ def test_each_row_has_its_own_walltime(lab: Lab) -> None:
     assert "LIMIT.1.NAP.60" in str(failed)
 
 
+@pytest.mark.slow
 def test_a_worker_with_little_time_left_passes_over_the_rows_that_do_not_fit(lab: Lab) -> None:
     study = lab.queue(
         lab.spec("""
@@ -57,6 +60,7 @@ def test_a_worker_with_little_time_left_passes_over_the_rows_that_do_not_fit(lab
     assert lab.wait_for_end(study)["by_step"]["sim"]["finished"] == 5
 
 
+@pytest.mark.slow
 def test_each_row_has_its_own_shell_and_retries(lab: Lab) -> None:
     study = lab.queue(
         lab.spec("""
@@ -86,6 +90,7 @@ def test_each_row_has_its_own_shell_and_retries(lab: Lab) -> None:
     assert {script.read_text().split("\n")[0] for script in scripts} == {"#!/bin/sh", "#!/bin/bash"}
 
 
+@pytest.mark.slow
 def test_a_row_may_abort_the_study_where_others_go_on(lab: Lab) -> None:
     study = lab.queue(
         lab.spec("""
@@ -105,6 +110,7 @@ def test_a_row_may_abort_the_study_where_others_go_on(lab: Lab) -> None:
     assert lab.wait_for_end(study)["state"] == "failed"
 
 
+@pytest.mark.slow
 def test_each_row_has_its_own_max_fails(lab: Lab) -> None:
     (lab.directory / "samples.csv").write_text("1\n2\n3\n4\n")
     study = lab.queue(
@@ -125,6 +131,7 @@ def test_each_row_has_its_own_max_fails(lab: Lab) -> None:
     assert "max_fails" in status["why"]
 
 
+@pytest.mark.slow
 def test_what_failed_before_counts_in_a_later_run_as_its_row_says(lab: Lab) -> None:
     # Given a row that blocks what depends on it, and one that does not
     study = lab.queue(

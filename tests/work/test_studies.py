@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import numpy as np
+import pytest
 
 from tests.conftest import wait_until
 from tests.lab import BIN, Lab, random_of
@@ -22,6 +23,7 @@ SPEC = """
 """
 
 
+@pytest.mark.slow
 def test_held_study_waits_while_others_run_and_is_forgotten_when_it_has_ended(lab: Lab) -> None:
     np.save(lab.directory / "samples.npy", np.arange(10.0))
     spec = lab.spec(SPEC)
@@ -41,6 +43,7 @@ def test_held_study_waits_while_others_run_and_is_forgotten_when_it_has_ended(la
     assert lab.json("restart", workspace)["queued"] is None
 
 
+@pytest.mark.slow
 def test_study_with_a_higher_priority_is_worked_on_first(lab: Lab) -> None:
     np.save(lab.directory / "samples.npy", np.arange(10.0))
     spec = lab.spec(SPEC)
@@ -91,6 +94,7 @@ def test_queue_that_is_killed_leaves_a_whole_study_or_none(lab: Lab) -> None:
     wait_until(lambda: not lab.leftovers(), "no process is left")
 
 
+@pytest.mark.slow
 def test_worker_takes_a_study_by_any_name_of_it_and_refuses_one_that_is_not_there(lab: Lab) -> None:
     np.save(lab.directory / "samples.npy", np.arange(4.0))
     spec = lab.spec(SPEC)

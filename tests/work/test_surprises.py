@@ -89,6 +89,7 @@ def test_reason_of_a_stopped_study_names_the_step(lab: Lab) -> None:
     assert lab.wait_for_end(study)["why"] == "sample 0 of step 'first' stopped the study"
 
 
+@pytest.mark.slow
 def test_verb_for_one_study_refuses_several(lab: Lab, spec: Path) -> None:
     for _ in range(2):
         lab.queue(spec)

@@ -406,6 +406,7 @@ def shells_of(lab: Lab, worker: subprocess.Popen[bytes]) -> list[int]:
     return [int(word) for word in Path(f"/proc/{engine}/task/{engine}/children").read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["/bin/bash", "/bin/sh"])
 @pytest.mark.parametrize("files", ["full", "lean", "packed"])
 def test_a_warm_study_runs_each_sample_once_in_a_shell_for_each_slot(lab: Lab, shell: str, files: str) -> None:
@@ -442,6 +443,7 @@ def test_a_killed_warm_shell_costs_its_sample_nothing_but_time(lab: Lab) -> None
     assert lab.ledger("end") == {"0": 1, "1": 1}
 
 
+@pytest.mark.slow
 def test_cancelling_ends_a_warm_sample_and_what_it_started(lab: Lab) -> None:
     study = queue(lab, "sleep 600 &\necho up >> $LEDGER/up\nwait # $(X)")
     lab.work("--queues", "merlin")
@@ -460,6 +462,7 @@ def test_killed_engine_takes_warm_shells_and_their_samples_with_it(lab: Lab) -> 
     wait_until(lambda: not lab.leftovers(), "nothing is left over")
 
 
+@pytest.mark.slow
 def test_samples_whose_files_can_not_be_opened_go_back_and_the_study_is_refused(lab: Lab) -> None:
     study = queue(lab, "echo ran >> $LEDGER/ran # $(X)")
     (Path(lab.study(study)["workspace"]) / "a" / "a.out").mkdir(parents=True)

@@ -243,6 +243,7 @@ def queue_row(lab: Lab, samples: int, files: str) -> str:
     return lab.queue(lab.spec(STUDY.format(files=files)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", ["full", "lean", "packed"])
 def test_workers_that_drain_leave_each_sample_to_run_once(lab: Lab, files: str) -> None:
     samples = 1500
@@ -264,6 +265,7 @@ def test_workers_that_drain_leave_each_sample_to_run_once(lab: Lab, files: str) 
     lab.stop_workers()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", ["full", "lean", "packed"])
 def test_a_killed_engine_loses_nothing_of_what_was_handed_over(lab: Lab, files: str) -> None:
     samples = 1500

@@ -83,6 +83,7 @@ def test_first_signal_drains_and_hands_back_what_was_not_started(lab: Lab) -> No
     assert lab.json("inspect")["workers"] == []
 
 
+@pytest.mark.slow
 def test_second_signal_ends_running_samples_and_hands_them_back_to_resume(lab: Lab) -> None:
     study = one_step(
         lab, "echo cmd >> $LEDGER/a\nsleep 60 # $(X)", options="restart: echo resume=$MRUN_RESUME >> $LEDGER/a"
@@ -99,6 +100,7 @@ def test_second_signal_ends_running_samples_and_hands_them_back_to_resume(lab: L
     assert lab.ledger("a") == {"cmd": 1, "resume=1": 1}
 
 
+@pytest.mark.slow
 def test_worker_stopped_past_its_lease_kills_what_it_lost_and_settles_nothing(lab: Lab) -> None:
     # Given a worker that is stopped in the middle of a sample, and another one
     study = one_step(lab, "echo $MRUN_CLAIM >> $LEDGER/a\nsleep 5 # $(X)\necho $MRUN_CLAIM >> $LEDGER/end")
@@ -131,6 +133,7 @@ def test_lost_sample_resumes_by_its_restart_script(lab: Lab) -> None:
     assert lab.ledger("a") == {"cmd": 1, "resume=1": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies", ["engine", "both"])
 def test_retry_of_a_sample_that_once_lost_its_worker_runs_cmd(lab: Lab, dies: str) -> None:
     # Given a sample whose worker was killed under it, and that then asks to be tried again
@@ -150,6 +153,7 @@ def test_retry_of_a_sample_that_once_lost_its_worker_runs_cmd(lab: Lab, dies: st
     assert lab.ledger("a") == {"cmd0": 2, "restart1": 1}
 
 
+@pytest.mark.slow
 def test_cancelled_study_stops_its_running_samples_within_three_seconds(lab: Lab) -> None:
     study = one_step(lab, "echo up >> $LEDGER/a\nsleep 600 # $(X)", 10)
     lab.work("--queues", "merlin", "--slots", "2")
@@ -190,6 +194,7 @@ def test_changed_sample_file_stops_the_study_with_a_sentence(lab: Lab) -> None:
     assert lab.study(study)["by_step"]["a"]["ready"] == 10
 
 
+@pytest.mark.slow
 def test_worker_leaks_no_descriptor_and_leaves_no_zombie(lab: Lab) -> None:
     study = one_step(lab, "true $(X)", 600)
     worker = lab.work("--queues", "merlin")
@@ -202,6 +207,7 @@ def test_worker_leaks_no_descriptor_and_leaves_no_zombie(lab: Lab) -> None:
     assert (engine / "task" / engine.name / "children").read_text().split() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [1, 101, -15])
 def test_failed_samples_do_not_hold_the_funnel_back(lab: Lab, code: int) -> None:
     np.save(lab.directory / "samples.npy", np.arange(20.0))
@@ -228,6 +234,7 @@ def test_failed_samples_do_not_hold_the_funnel_back(lab: Lab, code: int) -> None
     lab.mrun("wait", study, code=7)
 
 
+@pytest.mark.slow
 def test_worker_that_is_given_less_than_a_minute_says_why_it_runs_nothing(lab: Lab) -> None:
     one_step(lab, "echo $(X) >> $LEDGER/a")
     worker = lab.work("--queues", "merlin", "--walltime", "40")

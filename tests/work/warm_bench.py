@@ -29,6 +29,9 @@ class Watched:
     def began(self, group: int) -> None:
         self.groups.add(group)
 
+    def is_client(self, group: int) -> None:
+        raise AssertionError(f"{group} is a shell, not the client of a scheduler")
+
     def ended(self, group: int) -> None:
         self.groups.remove(group)
 

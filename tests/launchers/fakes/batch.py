@@ -96,7 +96,7 @@ def stop(job):
 
 def options_of(words, with_value):
     """Options, a list of values each, and what comes after them."""
-    options = {}
+    options: dict[str, list[str]] = {}
     while words and words[0].startswith("-") and words[0] != "--":
         word, words = words[0], words[1:]
         value = ""

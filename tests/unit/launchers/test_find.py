@@ -48,6 +48,10 @@ def test_nobody_takes_the_name_of_a_launcher_of_mruns(tmp_path, monkeypatch):
 def test_of_several_allocations_the_innermost_counts():
     assert enclosing({}) is None
     for name in ("slurm", "flux", "lsf", "pbs"):
-        launcher, allocation = enclosing(ALLOCATED[name])
+        found = enclosing(ALLOCATED[name])
+        assert found is not None
+        launcher, allocation = found
         assert launcher.name == allocation.launcher == name
-    assert enclosing(ALLOCATED["slurm"] | ALLOCATED["flux"])[0].name == "flux"
+    both = enclosing(ALLOCATED["slurm"] | ALLOCATED["flux"])
+    assert both is not None
+    assert both[0].name == "flux"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mrun.engine.errors import LauncherAwayError, LauncherError
@@ -17,7 +19,7 @@ NAME = "mrun-k2bvr939-3-1041-0"
 POLICY = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, …)"
 
 
-def job(**fields: object) -> Job:
+def job(**fields: Any) -> Job:
     return Job("/w s/job.sh", "/w s", "/w s/a.out", "/w s/a.err", arguments=("/w s/a.sh", "b"), name=NAME, **fields)
 
 

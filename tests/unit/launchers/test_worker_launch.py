@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ HOSTS = {"LSB_JOBID": "12", "LSB_MCPU_HOSTS": "batch 1 h1 40 h2 44"}
 WHERE = ALLOCATED | {"lsf": HOSTS, "": {}}
 
 
-def launch(where: str, **asked: object):
+def launch(where: str, **asked: Any):
     found = enclosing(WHERE[where])
     around = Surroundings(found[1], found[0]) if found else Surroundings()
     return launched(WorkerLaunch(**asked), WHERE[where], around, ("W",))

@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from mrun.engine.errors import SpecError
+from mrun.engine.errors import Problem, SpecError
 from mrun.engine.plan.clones import Clone, clones_of, make_clone
 from mrun.engine.spec.model import GitDependency
 
@@ -48,7 +49,7 @@ def repository(tmp_path_factory) -> Path:
     return directory
 
 
-def cloned(repository: Path, path: Path, **reference: str) -> str:
+def cloned(repository: Path, path: Path, **reference: Any) -> str:
     clone = Clone("CODE", str(repository), str(path / "CODE"), **reference)
     make_clone(clone, ENVIRONMENT, str(path.parent))
     assert [one.name for one in path.iterdir()] == ["CODE"], "nothing else is left"
@@ -119,6 +120,6 @@ def test_texts_of_an_entry_are_expanded_and_its_name_is_a_token():
     spec = make_spec(step("s", "$(CODE)/run"), git_dependencies=(git_of,), variables={"HOST": "h", "N": "1"})
     (clone,) = clones_of(spec, place(spec))
     path = "/area/study_20260304-050607/deps/CODE"
-    assert msgspec.structs.replace(clone, where=None) == Clone("CODE", "h/x.git", path, tag="v1", where=None)
+    assert msgspec.structs.replace(clone, where=Problem("")) == Clone("CODE", "h/x.git", path, tag="v1")
     assert (clone.where.path, clone.where.line) == ("/specs/the.yaml", git_of.url.line)
     assert body(plan(spec)) == f"{path}/run"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -174,7 +176,7 @@ def model(steps, rows):
         labels = ".".join(f"{parameter}.{rows[parameter][row]}" for parameter in sorted(used(name)))
         return f"{name}/{labels}" if labels else name
 
-    nodes = {}
+    nodes: dict[Any, Any] = {}
     for one in steps:
         for row in range(len(next(iter(rows.values())))):
             node = nodes.setdefault(directory(one["name"], row), {"row": row, "all": set(), "each": set()})
@@ -194,7 +196,7 @@ def model(steps, rows):
 def studies(draw):
     count = draw(st.integers(1, 4))
     rows = {name: draw(st.lists(st.sampled_from("xyz"), min_size=count, max_size=count)) for name in "ABC"}
-    steps = []
+    steps: list[Any] = []
     for index in range(draw(st.integers(1, 6))):
         earlier = [one["name"] for one in steps]
         some = st.lists(st.sampled_from(earlier), unique=True) if earlier else st.just([])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mrun.engine.plan.model import JobTerms
@@ -15,12 +17,12 @@ SLURM = Batch(type=Text("slurm"), bank=Text("$(BANK)"), queue=Text("day"), qos=T
 VARIABLES = {"BANK": "physics"}
 
 
-def planned(batch: Batch = SLURM, cmd: str = "true", **run: object):
+def planned(batch: Batch = SLURM, cmd: str = "true", **run: Any):
     return plan(make_spec(step("s", cmd, mode="job", **run), batch=batch, variables=VARIABLES))
 
 
 def test_a_job_is_told_what_the_batch_block_says_and_the_step_knows_better():
-    run = {"resources": {"nodes": 2, "procs": 8, "qos": "high", "reservation": "r"}, "walltime": "90"}
+    run: Any = {"resources": {"nodes": 2, "procs": 8, "qos": "high", "reservation": "r"}, "walltime": "90"}
     (made,) = planned(**run, launcher_texts={"slurm": "--mem=4G --comment='a b'"}, throttle=7).steps
     extra = ("--mem=4G", "--comment=a b")
     assert made.job == JobTerms("physics", "day", "high", "r", extra, throttle=7)

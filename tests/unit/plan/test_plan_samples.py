@@ -141,7 +141,7 @@ def test_a_header_line_is_refused_for_it_would_be_a_sample(tmp_path, name, conte
 
 def test_a_lenient_reading_keeps_a_header_line_as_a_sample(tmp_path):
     (tmp_path / "s.csv").write_text("X,Y\n1,2\n")
-    warnings = []
+    warnings: list[str] = []
     table = open_samples(tmp_path / "s.csv", ["X", "Y"], tmp_path, warnings.append)
     assert all_values(table) == [("X", "Y"), ("1", "2")]
     assert len(warnings) == 1

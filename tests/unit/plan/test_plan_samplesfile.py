@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,7 +24,8 @@ def test_the_spec_takes_the_copy_and_generates_nothing():
     spec = make_spec(columns=["X"], samples_rest={"generate": Text("make it")})
     spec = with_samples_file(msgspec.structs.replace(spec, tree=TREE), "/data/new.npy")
     assert (spec.samples.file.value, spec.samples.generate) == ("$(MERLIN_INFO)/new.npy", None)
-    assert spec.tree["merlin"]["samples"] == {"file": Text("$(MERLIN_INFO)/new.npy"), "column_labels": [Text("X")]}
+    tree: Any = spec.tree
+    assert tree["merlin"]["samples"] == {"file": Text("$(MERLIN_INFO)/new.npy"), "column_labels": [Text("X")]}
 
 
 def test_a_spec_without_samples_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -16,12 +18,12 @@ from .specs import body, make_spec, parameter, place, plan, problems, step, tabl
 SLURM = Batch(type=Text("slurm"))
 
 
-def terms(the_plan: Plan, name: str) -> list[object]:
+def terms(the_plan: Plan, name: str) -> list[Any]:
     """That field of the terms of every node."""
     return [getattr(NodeText(the_plan, node).terms, name) for node in range(len(the_plan.nodes))]
 
 
-def row_by_row(values: list[object], **run: object) -> Plan:
+def row_by_row(values: list[object], **run: Any) -> Plan:
     """The plan of one step with a parameter P."""
     return plan(make_spec(step("s", "true $(X)", **run), parameters=(parameter("P", values),), columns=["X"]), count=40)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mrun.engine.errors import SpecError
@@ -9,7 +11,7 @@ from mrun.engine.spec.model import Batch, Text
 from tests.unit.plan.specs import make_spec, parameter, plan, problems, step
 
 
-def refusals(cmd: str, **run: object) -> list[str]:
+def refusals(cmd: str, **run: Any) -> list[str]:
     return problems(make_spec(step("s", cmd, is_warm=True, **run)))
 
 

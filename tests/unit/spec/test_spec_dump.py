@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,7 +43,7 @@ def parse(yaml: str) -> object:
     return tree
 
 
-def plain(tree: object) -> object:
+def plain(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: plain(value) for key, value in tree.items()}
     return [plain(item) for item in tree] if isinstance(tree, list) else tree.value
@@ -49,7 +51,7 @@ def plain(tree: object) -> object:
 
 @pytest.mark.parametrize("text", NASTY)
 def test_a_nasty_text_comes_back_wherever_it_stands(text):
-    tree = {
+    tree: Any = {
         "a": Text(text),
         "b": [Text(text), [Text(text)], {"c": Text(text)}],
         text or "key": Text(text),
@@ -66,7 +68,7 @@ def test_any_tree_comes_back(tree):
 
 @given(st.lists(TEXTS.filter(str.strip), min_size=1, max_size=5))
 def test_parameter_values_come_back_as_the_same_texts(values):
-    tree = {
+    tree: Any = {
         "description": {"name": Text("a"), "description": Text("b")},
         "study": [{"name": Text("sim"), "description": Text("c"), "run": {"cmd": Text("d")}}],
         "global.parameters": {"X": {"values": [Text(value) for value in values], "label": Text("X.%%")}},
@@ -78,7 +80,7 @@ def test_parameter_values_come_back_as_the_same_texts(values):
 
 @given(TEXTS.filter(str.strip), TEXTS.filter(str.strip))
 def test_scripts_and_variables_come_back_as_the_same_texts(cmd, variable):
-    tree = {
+    tree: Any = {
         "description": {"name": Text("a"), "description": Text("b")},
         "env": {"variables": {"A": Text(variable)}},
         "study": [{"name": Text("sim"), "description": Text("c"), "run": {"cmd": Text(cmd)}}],
@@ -113,7 +115,7 @@ def test_each_value_is_replaced_once_and_in_order():
 
 
 def test_scripts_are_literal_blocks_and_plain_things_are_plain():
-    tree = {
+    tree: Any = {
         "cmd": Text("echo 'a'\n\tif [ x ]; then\n    y\n  fi\n"),
         "nodes": Text("2"),
         "flag": Text("true"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import tracemalloc
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ def texts_of(yaml: str) -> object:
     tree = to_tree(read_tree(yaml, problems))
     problems.raise_if_any()
 
-    def plain(node: object) -> object:
+    def plain(node: Any) -> Any:
         if isinstance(node, dict):
             return {key: plain(value) for key, value in node.items()}
         return [plain(item) for item in node] if isinstance(node, list) else node.value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -189,7 +190,7 @@ def test_base_with_any_byte_changed_is_one_sentence_or_harmless(tmp_path: Path) 
 
 def test_base_of_an_older_mrun_is_read(tmp_path: Path) -> None:
     plan = plan_in(tmp_path)
-    arrays = {"0": np.array([F, F, N, N, F, F], np.uint8), "1": np.array([X], np.uint8)}
+    arrays: dict[str, Any] = {"0": np.array([F, F, N, N, F, F], np.uint8), "1": np.array([X], np.uint8)}
     np.savez_compressed(tmp_path / "mrun_info" / "run-2.npz", since=np.int64(7), **arrays)
     fates, since = read_fates(plan, 2)
     assert ([own.tolist() for own in fates], since) == ([arrays["0"].tolist(), [X]], 7)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mrun.engine.plan.model import PlanStep
@@ -9,7 +11,7 @@ from mrun.engine.records import Flags
 from mrun.engine.work.outcomes import Exit, judge
 
 
-def step(**options: object) -> PlanStep:
+def step(**options: Any) -> PlanStep:
     return PlanStep(
         index=0, name="a", directory="a", shell="/bin/sh", cmd=(), restart=None, uses_samples=False, first_node=0,
         rows=(), parameters=(), **options,

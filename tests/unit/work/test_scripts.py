@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mrun.engine.work.scripts import ScriptMemory, interpreter_words
+from mrun.engine.work.script_memory import ScriptMemory
+from mrun.engine.work.scripts import interpreter_words
 
 
 @pytest.fixture
