@@ -151,7 +151,7 @@ async def step_counts(store: Store, study: str, step: int) -> dict[str, int]:
     }
 
 
-def counts_of(raw: dict[bytes, bytes], step: int) -> dict[str, int]:
+def counts_of(raw: Any, step: int) -> dict[str, int]:
     """A step's samples by state, of the study's hash."""
     states = ("ready", "running", "retrying", "finished", "failed", "dead", "skipped", "cancelled")
     return {state: int(raw.get(f"{step}:{state}".encode(), 0)) for state in states}

@@ -154,8 +154,7 @@ class Stage:
 
 async def does_fail(store: Store, move: str, number: int, act: Act, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Do it, with the so-manieth call of the move failing, once. False: it has fewer."""
-    shebang, text = script_text(move).split("
-", 1)
+    shebang, text = script_text(move).split("\n", 1)
     real = store.run
     names = [move]
 
@@ -164,8 +163,7 @@ async def does_fail(store: Store, move: str, number: int, act: Act, monkeypatch:
             return await real(name, *words)
         # The move is made again where it is not done: then all of its calls work.
         names.remove(name)
-        return await store.client.eval(f"{shebang}
-{FAILING}{text}", 2, store.keys.root, number, *words)
+        return await store.client.eval(f"{shebang}\n{FAILING}{text}", 2, store.keys.root, number, *words)
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "run", run)

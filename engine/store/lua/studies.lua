@@ -25,6 +25,12 @@ function studies.is_unfinished(st)
   return state == 'running' or state == 'stopping'
 end
 
+-- Whether a study has ended that another one looks at: what of it was damaged must not harm the one that looks.
+function studies.has_ended(m, s)
+  local is_read, is_unfinished = pcall(studies.is_unfinished, studies.of(m, s))
+  return not (is_read and is_unfinished)
+end
+
 function studies.priority(st) return tonumber(counters.text(st.hash, 'priority') or 0) or 0 end
 
 -- What a move still has to do for a study. It works off ITEMS of it; the rest goes to the study's todo.
@@ -154,7 +160,8 @@ end
 
 function work.wake(m, st, items)
   local key = names.followers(m.root, st.id)
-  if redis.call('TYPE', key).ok ~= 'set' then return items - 1 end
+  -- Of another type, somebody put it there: the sweeps let go what waits for the study.
+  if redis.call('TYPE', key).ok ~= 'set' then redis.call('UNLINK', key) end
   for _, follower in ipairs(redis.call('SPOP', key, 20)) do
     protect(m, follower, let_go, follower, st.id)
     items = items - 1

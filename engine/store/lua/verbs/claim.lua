@@ -84,7 +84,8 @@ local function is_behind_kept(m, st, q, member)
   if not queue or (member == q.kept[Kept.stream] and q.queues[q.at] == queue) then return false end
   if q.queues[q.at] == queue then
     local first = studies.of(m, string.match(q.kept[Kept.stream], '^(.*):') or '')
-    return studies.priority(st) <= studies.priority(first)
+    local is_read, priority = pcall(studies.priority, first)
+    return is_read and studies.priority(st) <= priority
   end
   for i = 1, q.at do if q.queues[i] == queue then return true end end
   return false

@@ -26,7 +26,7 @@ end
 -- Until the study that it is to come after has ended, it is held.
 local function begin(m, st)
   local after = counters.text(st.hash, 'after')
-  if after and after ~= '' and studies.is_unfinished(studies.of(m, after)) then
+  if after and after ~= '' and not studies.has_ended(m, after) then
     counters.set(st.hash, 'is_held', 1)
     redis.call('SADD', names.followers(m.root, after), st.id)
   elseif after and after ~= '' then

@@ -115,7 +115,7 @@ local function look_after(m, st)
     return
   end
   local after = counters.text(hash, 'after')
-  if counters.get(hash, 'is_held') == 1 and after and after ~= '' and not studies.is_unfinished(studies.of(m, after)) then
+  if counters.get(hash, 'is_held') == 1 and after and after ~= '' and studies.has_ended(m, after) then
     counters.set(hash, 'is_held', 0)
     counters.set(hash, 'after', '')
     studies.plan(m, st, 'rescore', 0)
@@ -124,10 +124,18 @@ local function look_after(m, st)
   if has_more(m, st) then return end
   local now, is_running = clock.now_ms(m), counters.get(hash, 'running') > 0
   if is_running and now - counters.get(hash, 'claims_seen_ms') < CLAIMS_LOOK_MS then return end
-  if is_running and has_claims(m, st.id) then return counters.set(hash, 'claims_seen_ms', now) end
+  if is_running and has_claims(m, st.id) then return redis.call('HSET', hash.key, 'claims_seen_ms', int(now)) end
   -- Of one that is stopping, the last claim may have been lost with its worker's account.
   if state == 'stopping' then return studies.finish(m, st) end
   error('a missing task', 0)
+end
+
+-- A study of which nothing is wrong is not to suffer if the server refuses a call: it is looked at again by a later sweep.
+local function look(m, st)
+  local is_done, problem = pcall(look_after, m, st)
+  if is_done then return end
+  local is_refused = type(problem) == 'table' and not string.find(problem.err or '', 'WRONGTYPE', 1, true)
+  if not is_refused or st.hash.is_touched then error(problem, 0) end
 end
 
 function verbs.reclaim(m, args)
@@ -139,7 +147,7 @@ function verbs.reclaim(m, args)
   todo.finish(m)
   -- Any of them: in a few sweeps, all.
   for _, s in ipairs(space.call('ZRANDMEMBER', names.studies(m.root), STUDIES_MOST)) do
-    protect(m, s, look_after, studies.of(m, s))
+    protect(m, s, look, studies.of(m, s))
   end
   todo.finish(m)
   local sweep_ms, other = math.max(50, math.floor(shortest / 8)), clock.sweeper(m)
