@@ -192,7 +192,7 @@ async def go_on(store: Store) -> None:
 
 async def assert_sound(store: Store, stage: Stage) -> None:
     """Everything has ended, and nothing of it is left but what expires."""
-    assert await state_of(store, stage.good) == "finished"
+    assert await state_of(store, stage.good) == "finished", await store.client.hget(store.keys.study(stage.good), "why")
     for raw in await store.client.zrange(store.keys.studies, 0, -1):
         study = raw.decode()
         state = await state_of(store, study)

@@ -27,6 +27,9 @@ local function lenient(text)
   return number and number >= 0 and number <= WHOLE_MOST and math.floor(number) or 0
 end
 
+-- What an error says. pcall gives the server's errors as text, which begins with a word in capitals.
+local function text_of(problem) return type(problem) == 'table' and problem.err or tostring(problem) end
+
 local space = {}
 
 -- A call for a key of the namespace. If the key has the wrong type, it is removed, and the call made again.

@@ -14,5 +14,5 @@ local function run(verb, keys, args)
     if hash.is_touched then touched[hash.study] = true end
   end
   for s in pairs(touched) do pcall(break_off, m, s, answer) end
-  return redis.error_reply(type(answer) == 'table' and answer.err or tostring(answer))
+  return redis.error_reply(text_of(answer))
 end

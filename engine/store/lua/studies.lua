@@ -58,7 +58,6 @@ end
 -- A part of a move for this study failed, because something of it was damaged from outside. What was written stays, and nobody
 -- could tell what is missing. So the study ends as failed; the journal has the account, and `mrun restart` goes on with it.
 local function break_off(m, s, problem)
-  local text = type(problem) == 'table' and problem.err or tostring(problem)
   local key, st = names.study(m.root, s), studies.of(m, s)
   drop_changes(m, s)
   if redis.call('TYPE', key).ok ~= 'hash' then redis.call('UNLINK', key) end
@@ -73,7 +72,7 @@ local function break_off(m, s, problem)
   end
   local queued_at = known[2] or space.call('ZSCORE', names.studies(m.root), s) or 0
   redis.call('HSET', key, 'state', 'failed', 'outcome', 'failed', 'ended_at_ms', int(clock.wall_ms(m)),
-    'why', 'the server lost or could not change a part of it; `mrun restart` with its workspace goes on with it: ' .. text,
+    'why', 'the server lost or could not change a part of it; `mrun restart` with its workspace goes on with it: ' .. text_of(problem),
     'queued_at_ms', queued_at, 'steps', known[3] or '[]')
   tell_end(m, s, 'failed')
   push(m, s, {'wake'}, {'clean', 'ended', 0})

@@ -134,7 +134,8 @@ end
 local function look(m, st)
   local is_done, problem = pcall(look_after, m, st)
   if is_done then return end
-  local is_refused = type(problem) == 'table' and not string.find(problem.err or '', 'WRONGTYPE', 1, true)
+  local text = text_of(problem)
+  local is_refused = string.find(text, '^%u+ ') and not string.find(text, 'WRONGTYPE', 1, true)
   if not is_refused or st.hash.is_touched then error(problem, 0) end
 end
 
