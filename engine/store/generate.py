@@ -88,9 +88,9 @@ def _rows() -> Iterator[str]:
         yield f"  if not (type(f) == 'table' and {fits}) then error('a damaged {name} of its plan', 0) end"
         yield "  return {" + ", ".join(f"{field.name} = f[{at}]" for at, field in enumerate(fields, 1)) + "}"
         yield "end"
-        values = ", ".join(f"r.{field.name}" for field in fields)
+        values = ", ".join(field.name for field in fields)
         if row in schema.WRITTEN_ROWS:
-            yield f"function rows.pack_{name}(r) return cmsgpack.pack({{{values}}}) end"
+            yield f"function rows.pack_{name}({values}) return cmsgpack.pack({{{values}}}) end"
 
 
 def _fits(kind: typing.Any, value: str) -> str:

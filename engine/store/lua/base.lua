@@ -23,8 +23,8 @@ end
 
 -- The same of the namespace, where what does not fit reads as 0.
 local function lenient(text)
-  local number = tonumber(text or 0)
-  return number and number >= 0 and number <= WHOLE_MOST and math.floor(number) or 0
+  local number = text and tonumber(text)
+  return number and number >= 0 and number <= WHOLE_MOST and number - number % 1 or 0
 end
 
 -- What an error says. pcall gives the server's errors as text, which begins with a word in capitals.
@@ -33,12 +33,12 @@ local function text_of(problem) return type(problem) == 'table' and problem.err 
 local space = {}
 
 -- A call for a key of the namespace. If the key has the wrong type, it is removed, and the call made again.
-function space.call(command, key, ...)
-  local reply = redis.pcall(command, key, ...)
+function space.call(...)
+  local reply = redis.pcall(...)
   if type(reply) ~= 'table' or not reply.err then return reply end
   if not string.find(reply.err, 'WRONGTYPE', 1, true) then error(reply, 0) end
-  redis.call('UNLINK', key)
-  return redis.call(command, key, ...)
+  redis.call('UNLINK', (select(2, ...)))
+  return redis.call(...)
 end
 
 -- Fields of a hash of the namespace, by name; false where there is none.
@@ -66,8 +66,11 @@ local work = {}
 -- The moves by name.
 local verbs = {}
 
--- `by_study` has a table for each study that the move has to do with; `hashes` those whose changes are written at its end.
+-- `by_study` has a table for each study that the move has to do with; `hashes` those whose changes are written at its end. All
+-- fields stand here, so that Lua makes room for them at once.
 local function new_context(root)
   return {root = root, by_study = {}, hashes = {}, actions = {}, next_action = 1, rung = {}, ended_instances = 0,
-    is_resuming = false}
+    is_resuming = false, set_back_ms = 0, swept_ms = 0, is_set_back = false, sweeper = false, sweeper_lease_ms = 0,
+    sweeps_until_ms = 0, last_claim = 0, last_turn = 0, has_numbers = false, has_claimed = false, wall_us = false,
+    wall_ms = false, now_ms = false, ended = false, has_left = false, is_known = false}
 end

@@ -4,25 +4,22 @@ local claims = {}
 
 function claims.study_of(claim) return string.match(claim, '^%d+:(.+)$') or '' end
 
--- A claim's row, or nil if the worker has none of that name. Raises if the row was damaged: the claim is gone then.
-function claims.read(m, w, claim, raw)
-  if raw == nil then raw = space.call('HGET', names.worker_claims(m.root, w), claim) end
-  if not raw then return nil end
-  local is_read, row = pcall(rows.read_claim, raw)
-  if is_read then return row end
-  claims.finish(m, w, claim)
-  error('a damaged claim', 0)
+-- A claim's row, or nil if the worker has none of that name. Raises if the row was damaged: then the claim is to be finished.
+function claims.read(m, w, claim)
+  local raw = space.call('HGET', names.worker_claims(m.root, w), claim)
+  return raw and rows.read_claim(raw) or nil
 end
 
 function claims.write(m, w, claim, row)
-  space.call('HSET', names.worker_claims(m.root, w), claim, rows.pack_claim(row))
+  space.call('HSET', names.worker_claims(m.root, w), claim, rows.pack_claim(row.queue, row.resource_class, row.instance, row.step,
+    row.lo, row.hi, row.attempt, row.losses, row.resume))
 end
 
 -- Claims that have ended in this move are dropped together, by claims.flush.
 function claims.finish(m, w, claim)
   m.ended = m.ended or {}
   m.ended[w] = m.ended[w] or {}
-  table.insert(m.ended[w], claim)
+  m.ended[w][#m.ended[w] + 1] = claim
 end
 
 function claims.flush(m)
@@ -56,13 +53,13 @@ end
 claims.give_back = give_back
 
 -- A claim comes back as it is, with so many losses more; `resumes` maps its `resume` to that of what is given back.
-local function return_whole(m, s, w, claim, raw, loss, resumes)
-  local row = claims.read(m, w, claim, raw)
-  if not row then return end
-  give_back(m, studies.of(m, s), w, claim, row, row.lo, row.losses + loss, resumes and resumes[row.resume])
+local function return_whole(m, s, w, claim, loss, resumes)
+  local row = claims.read(m, w, claim)
+  if row then give_back(m, studies.of(m, s), w, claim, row, row.lo, row.losses + loss, resumes and resumes[row.resume]) end
+  return true
 end
 
-function claims.return_whole(m, w, claim, raw, loss, resumes)
+function claims.return_whole(m, w, claim, loss, resumes)
   local s = claims.study_of(claim)
-  protect(m, s, return_whole, s, w, claim, raw, loss, resumes)
+  if not protect(m, s, return_whole, s, w, claim, loss, resumes) then claims.finish(m, w, claim) end
 end

@@ -10,8 +10,7 @@ local BIT_KINDS = {'done', 'bad', 'out', 'past', 'pastf', 'pastb', 'pastc'}
 
 -- The instances from the n-th on, each from chunk c on. `why` is ended (counters stay a while) or purged (nothing does).
 function work.clean(m, st, items, why, n, rough, c)
-  counters.write(st.hash)
-  for _, instance in pairs(st.instances) do counters.write(instance.hash) end
+  write_study(m, st)
   local is_read, shape = pcall(plan.shape, m, st)
   rough, c = rough or rough_shape(m, st), c or 0
   local instances = is_read and shape.instances or rough[1]
@@ -26,7 +25,11 @@ function work.clean(m, st, items, why, n, rough, c)
     items = items - 1 - #keys / 10
     if c > last then n, c = n + 1, 0 end
   end
-  if n < instances then studies.plan(m, st, 'clean', why, n, rough, c) else studies.plan(m, st, 'clean_streams', why, 0, rough) end
+  if n < instances then
+    studies.plan(m, st, 'clean', why, n, rough, c)
+  else
+    studies.plan(m, st, 'clean_streams', why, 0, rough)
+  end
   return items - 1
 end
 

@@ -6,9 +6,6 @@
 
 local clock = {}
 
-local CLOCK_FIELDS = {'layout', 'set_back_ms', 'swept_ms', 'is_set_back', 'sweeper', 'sweeper_lease_ms', 'sweeps_until_ms',
-  'last_claim', 'last_turn'}
-
 local function wall_us(_) local t = redis.call('TIME'); return t[1] * 1000000 + t[2] end
 
 -- Refuses a namespace of another layout. The first move on a namespace that has none writes it down, and puts a sign where
@@ -25,13 +22,13 @@ local function check_layout(m, layout)
 end
 
 function clock.read(m)
-  local known = space.fields(names.clock(m.root), CLOCK_FIELDS)
-  check_layout(m, known.layout)
-  m.set_back_ms, m.swept_ms = lenient(known.set_back_ms), lenient(known.swept_ms)
-  m.is_set_back = known.is_set_back == '1'
-  m.sweeper, m.sweeper_lease_ms = known.sweeper, lenient(known.sweeper_lease_ms)
-  m.sweeps_until_ms = lenient(known.sweeps_until_ms)
-  m.last_claim, m.last_turn = lenient(known.last_claim), lenient(known.last_turn)
+  local layout, set_back_ms, swept_ms, is_set_back, sweeper, lease_ms, until_ms, claim, turn = unpack(space.call('HMGET',
+    names.clock(m.root), 'layout', 'set_back_ms', 'swept_ms', 'is_set_back', 'sweeper', 'sweeper_lease_ms',
+    'sweeps_until_ms', 'last_claim', 'last_turn'))
+  check_layout(m, layout)
+  m.set_back_ms, m.swept_ms, m.is_set_back = lenient(set_back_ms), lenient(swept_ms), is_set_back == '1'
+  m.sweeper, m.sweeper_lease_ms, m.sweeps_until_ms = sweeper, lenient(lease_ms), lenient(until_ms)
+  m.last_claim, m.last_turn = lenient(claim), lenient(turn)
 end
 
 function clock.set(m, ...) space.call('HSET', names.clock(m.root), ...) end

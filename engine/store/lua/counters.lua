@@ -4,20 +4,20 @@
 local counters = {}
 
 function counters.open(m, s, key)
-  local hash = {study = s, key = key, known = {}, changed = {}}
+  local hash = {study = s, key = key, known = {}, changed = {}, is_changed = false, is_touched = false}
   m.hashes[#m.hashes + 1] = hash
   return hash
 end
 
 -- Reads these fields, as far as they are not known.
 function counters.fetch(hash, fields)
-  local unknown = {}
-  for _, field in ipairs(fields) do
-    if hash.known[field] == nil then unknown[#unknown + 1] = field end
+  local known, is_known = hash.known, true
+  for i = 1, #fields do is_known = is_known and known[fields[i]] ~= nil end
+  if is_known then return end
+  local reply = redis.call('HMGET', hash.key, unpack(fields))
+  for i = 1, #fields do
+    if known[fields[i]] == nil then known[fields[i]] = reply[i] end
   end
-  if #unknown == 0 then return end
-  local reply = redis.call('HMGET', hash.key, unpack(unknown))
-  for i, field in ipairs(unknown) do hash.known[field] = reply[i] end
 end
 
 -- A field's text, or false.
@@ -28,7 +28,11 @@ end
 
 function counters.get(hash, field)
   local known = counters.text(hash, field)
-  return type(known) == 'number' and known or whole(known, field)
+  if type(known) ~= 'number' then
+    known = whole(known, field)
+    hash.known[field] = known
+  end
+  return known
 end
 
 function counters.set(hash, field, value)
@@ -56,7 +60,8 @@ function counters.write(hash)
   for field, value in pairs(hash.changed) do
     if type(value) == 'number' then
       if value < 0 then error('a count below zero of ' .. field, 0) end
-      value = int(value)
+      -- Only the pace has a fraction.
+      value = string.format(value % 1 == 0 and '%d' or '%.3f', value)
     end
     words[#words + 1], words[#words + 2] = field, value
   end
@@ -68,7 +73,12 @@ end
 -- retrying or dead are counted for each.
 local ON_QUEUE = {ready = true, running = true, retrying = true, dead = true}
 function counters.name(instance, state)
-  return instance.step .. ':' .. state .. (ON_QUEUE[state] and instance.suffix or '')
+  local name = instance.fields[state]
+  if not name then
+    name = instance.step_text .. ':' .. state .. (ON_QUEUE[state] and instance.suffix or '')
+    instance.fields[state] = name
+  end
+  return name
 end
 
 function counters.count(st, instance, state, by)

@@ -28,13 +28,20 @@ local function make_instance(m, st, n, row)
     each_parts = row.each_parts, all_parts = row.all_parts, size = step.size, has_grown = step.has_grown == 1,
     has_past = step.has_past == 1, waits = row.whole_parents + step.barriers,
     suffix = row.queue_number == 0 and '' or ':' .. row.queue_number,
-    hash = counters.open(m, st.id, names.instance(m.root, st.id, n))}
-  for at, name in ipairs(TERMS) do
-    local own = row.terms[at]
+    text = int(n), step_text = int(row.step), fields = {}, lo_of = {}, hi_of = {},
+    hash = counters.open(m, st.id, names.instance(m.root, st.id, int(n))),
+    stream = '', ranges = '', resource_class = 0, max_losses = 0, chunk = 0, delay_ms = 0, dead_flags = 0, max_fails = 0,
+    is_gated = false}
+  local terms = row.terms
+  for at = 1, #TERMS do
+    local name = TERMS[at]
+    local own = terms[at]
     if own == nil then own = step[name] end
     if type(own) ~= 'number' and name ~= 'max_fails' then error('a damaged instance of its plan', 0) end
     instance[name] = own
   end
+  instance.stream = names.stream(m.root, row.queue, st.id, int(instance.resource_class))
+  instance.ranges = names.ranges(m.root, st.id, instance.text)
   -- Several things must agree before one of its samples is put: then a bitmap tells which have been.
   instance.is_gated = instance.waits > 0 or #row.each_parents > 1
   return instance
@@ -45,11 +52,11 @@ function plan.instance(m, st, n, i)
   if st.instances[n] then return st.instances[n] end
   local raw
   if i and not st.steps[i] then
-    local reply = redis.call('HMGET', names.plan(m.root, st.id), 'instance:' .. n, 'step:' .. i)
+    local reply = redis.call('HMGET', names.plan(m.root, st.id), 'instance:' .. int(n), 'step:' .. int(i))
     raw = reply[1]
     st.steps[i] = rows.read_step(must(reply[2]))
   else
-    raw = read_field(m, st, 'instance:' .. n)
+    raw = read_field(m, st, 'instance:' .. int(n))
   end
   st.instances[n] = make_instance(m, st, n, rows.read_instance(must(raw)))
   return st.instances[n]

@@ -4,14 +4,14 @@ local ready = {}
 
 -- A task is seven numbers: instance, step, first sample, one past the last sample, attempt, losses, resume.
 local function task_text(instance, task)
-  return instance.number .. ' ' .. instance.step .. ' ' .. int(task.lo) .. ' ' .. int(task.hi) .. ' ' .. task.attempt .. ' '
+  return instance.text .. ' ' .. instance.step_text .. ' ' .. int(task.lo) .. ' ' .. int(task.hi) .. ' ' .. task.attempt .. ' '
     .. task.losses .. ' ' .. task.resume
 end
 
 -- Scattered samples: those of a chunk of an instance, in one attempt, as bits. `scattered` counts them; as long as there are
 -- any, one entry `*<name>` of the stream stands for them all.
 local function scattered_name(instance, task, c)
-  return instance.number .. ':' .. instance.step .. ':' .. int(c) .. ':' .. task.attempt .. ':' .. task.losses .. ':'
+  return instance.text .. ':' .. instance.step_text .. ':' .. int(c) .. ':' .. task.attempt .. ':' .. task.losses .. ':'
     .. task.resume
 end
 
@@ -31,15 +31,11 @@ function ready.parse(text)
     losses = tonumber(losses), resume = tonumber(resume)}
 end
 
-local function stream_of(m, st, instance)
-  return names.stream(m.root, instance.queue, st.id, instance.resource_class)
-end
-
 -- Adds an entry to an instance's stream, names the stream in its queue, and lets workers hear of it. Returns the entry's id.
 local function add_entry(m, st, instance, stream, text)
   local id = redis.call('XADD', stream, '*', 't', text)
-  local queue, member = names.queue(m.root, instance.queue), st.id .. ':' .. instance.resource_class
   if not st.is_named[stream] then
+    local queue, member = names.queue(m.root, instance.queue), st.id .. ':' .. int(instance.resource_class)
     st.is_named[stream] = true
     space.call('ZADD', queue, 'NX', clock.next_turn(m, studies.priority(st)), member)
   end
@@ -54,8 +50,8 @@ local function tag_of(task) return task.attempt .. ':' .. task.losses .. ':' .. 
 local function write_range(m, st, instance, stream, task)
   local tag = tag_of(task)
   local id = add_entry(m, st, instance, stream, task_text(instance, task))
-  redis.call('HSET', names.ranges(m.root, st.id, instance.number), tag .. '<' .. int(task.lo), id .. ' ' .. int(task.hi),
-    tag .. '>' .. int(task.hi), id .. ' ' .. int(task.lo))
+  local lo, hi = int(task.lo), int(task.hi)
+  redis.call('HSET', instance.ranges, tag .. '<' .. lo, id .. ' ' .. hi, tag .. '>' .. hi, id .. ' ' .. lo)
 end
 
 local function neighbour(text)
@@ -83,7 +79,7 @@ end
 
 local function count_scattered(m, st, instance, name, by)
   local key = names.scattered(m.root, st.id)
-  if redis.call('HINCRBY', key, name, by) == by then add_entry(m, st, instance, stream_of(m, st, instance), '*' .. name) end
+  if redis.call('HINCRBY', key, name, by) == by then add_entry(m, st, instance, instance.stream, '*' .. name) end
 end
 
 local function put_scattered(m, st, instance, task)
@@ -95,7 +91,7 @@ end
 
 -- Makes [task.lo, task.hi) claimable, joined with the ranges that it touches. The caller has counted it.
 function ready.put(m, st, instance, task)
-  local stream, key, tag = stream_of(m, st, instance), names.ranges(m.root, st.id, instance.number), tag_of(task)
+  local stream, key, tag = instance.stream, instance.ranges, tag_of(task)
   local lo, hi = task.lo, task.hi
   local found = redis.call('HMGET', key, tag .. '>' .. int(lo), tag .. '<' .. int(hi))
   local before, from = neighbour(found[1])
@@ -136,7 +132,7 @@ end
 
 -- A range begins at `lo` from now on, for what stands before it was claimed. What is left goes behind the others of its stream.
 function ready.shorten(m, st, instance, stream, id, task, lo)
-  local key, tag = names.ranges(m.root, st.id, instance.number), tag_of(task)
+  local key, tag = instance.ranges, tag_of(task)
   if lo == task.hi then
     redis.call('HDEL', key, tag .. '<' .. int(task.lo), tag .. '>' .. int(task.hi))
     return drop_entry(m, st, instance, stream, id)

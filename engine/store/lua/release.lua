@@ -19,7 +19,8 @@ end
 
 -- What an instance counts of its samples, read at once.
 function release.fetch(instance, lo)
-  counters.fetch(instance.hash, {'settled', 'blocking', 'done:' .. math.floor(lo / CHUNK), 'pace_ms'})
+  if instance.hash.known.settled ~= nil then return end
+  counters.fetch(instance.hash, {'settled', 'blocking', 'done:' .. int(math.floor(lo / CHUNK)), 'pace_ms'})
 end
 
 -- The last sample of an instance is settled.
@@ -289,8 +290,9 @@ end
 function work.added(m, st, items, i, k)
   return walk(m, st, items, 'added', i, k, function(instance, left)
     counters.fetch(instance.hash, {'opened', 'is_doomed'})
+    if not counters.text(instance.hash, 'opened') then return left end
     local from, is_doomed = counters.get(instance.hash, 'opened'), counters.get(instance.hash, 'is_doomed') == 1
-    if not counters.text(instance.hash, 'opened') or from >= instance.size then return left end
+    if from >= instance.size then return left end
     if not is_doomed and #instance.each_parents > 0 then return left end
     counters.set(instance.hash, 'opened', instance.size)
     studies.plan(m, st, is_doomed and 'skip' or 'open', instance.number, from, instance.size)

@@ -92,4 +92,4 @@ function rows.read_claim(raw)
   if not (type(f) == 'table' and fits_str(f[1]) and fits_whole(f[2]) and fits_whole(f[3]) and fits_whole(f[4]) and fits_whole(f[5]) and fits_whole(f[6]) and fits_whole(f[7]) and fits_whole(f[8]) and fits_whole(f[9])) then error('a damaged claim of its plan', 0) end
   return {queue = f[1], resource_class = f[2], instance = f[3], step = f[4], lo = f[5], hi = f[6], attempt = f[7], losses = f[8], resume = f[9]}
 end
-function rows.pack_claim(r) return cmsgpack.pack({r.queue, r.resource_class, r.instance, r.step, r.lo, r.hi, r.attempt, r.losses, r.resume}) end
+function rows.pack_claim(queue, resource_class, instance, step, lo, hi, attempt, losses, resume) return cmsgpack.pack({queue, resource_class, instance, step, lo, hi, attempt, losses, resume}) end

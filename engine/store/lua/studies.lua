@@ -2,13 +2,15 @@
 
 local studies = {}
 
+local LOST = 'the server lost or could not change a part of it; `mrun restart` with its workspace goes on with it: '
 local ENDED = {finished = true, failed = true, cancelled = true}
 
 -- What the move knows of a study. Nothing is read yet.
 function studies.of(m, s)
   local st = m.by_study[s]
   if not st then
-    st = {id = s, hash = counters.open(m, s, names.study(m.root, s)), steps = {}, instances = {}, is_named = {}}
+    st = {id = s, hash = counters.open(m, s, names.study(m.root, s)), steps = {}, instances = {}, is_named = {},
+      is_gone = false, shape = false, walltimes = false, demands = false, needs = false}
     m.by_study[s] = st
   end
   return st
@@ -39,6 +41,7 @@ function studies.plan(m, st, ...)
 end
 
 local function drop_changes(m, s)
+  for _, instance in pairs(studies.of(m, s).instances) do instance.lo_of = {} end
   for _, hash in ipairs(m.hashes) do
     if hash.study == s then counters.drop(hash) end
   end
@@ -72,7 +75,7 @@ local function break_off(m, s, problem)
   end
   local queued_at = known[2] or space.call('ZSCORE', names.studies(m.root), s) or 0
   redis.call('HSET', key, 'state', 'failed', 'outcome', 'failed', 'ended_at_ms', int(clock.wall_ms(m)),
-    'why', 'the server lost or could not change a part of it; `mrun restart` with its workspace goes on with it: ' .. text_of(problem),
+    'why', LOST .. text_of(problem),
     'queued_at_ms', queued_at, 'steps', known[3] or '[]')
   tell_end(m, s, 'failed')
   push(m, s, {'wake'}, {'clean', 'ended', 0})

@@ -44,8 +44,8 @@ function todo.finish(m)
     m.has_left = true
   end
   m.actions, m.next_action = {}, 1
-  for _, hash in ipairs(m.hashes) do
-    if hash.is_changed then protect(m, hash.study, function() counters.write(hash) end) end
+  for s, st in pairs(m.by_study) do
+    if st.hash.is_touched or next(st.instances) then protect(m, s, write_study, st) end
   end
   claims.flush(m)
   clock.flush(m)

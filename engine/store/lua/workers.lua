@@ -26,7 +26,7 @@ function workers.remove(m, w, loss, most, is_dead)
   local key, claimed = names.worker(m.root, w), names.worker_claims(m.root, w)
   for _, claim in ipairs(space.call('HKEYS', claimed)) do
     if most <= 0 then return false, 0 end
-    claims.return_whole(m, w, claim, nil, loss, is_dead and LEFT)
+    claims.return_whole(m, w, claim, loss, is_dead and LEFT)
     most = most - 1
   end
   local facts = space.fields(key, {'queues', 'slots', 'claim_token'})

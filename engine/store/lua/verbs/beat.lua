@@ -36,7 +36,7 @@ local function compare(m, w, listed, highest)
   end
   for _, claim in ipairs(known) do
     if not is_listed[claim] and lenient(string.match(claim, '^%d+')) <= highest then
-      claims.return_whole(m, w, claim, nil, 0)
+      claims.return_whole(m, w, claim, 0)
     end
   end
   return found

@@ -153,8 +153,8 @@ local function take(m, st, q, class, stream, most, window_ms)
   local function own(lo, hi)
     local number = clock.next_claim(m)
     words[#words + 1] = int(number) .. ':' .. st.id
-    words[#words + 1] = rows.pack_claim({queue = instance.queue, resource_class = class, instance = instance.number,
-      step = instance.step, lo = lo, hi = hi, attempt = task.attempt, losses = task.losses, resume = task.resume})
+    words[#words + 1] = rows.pack_claim(instance.queue, class, instance.number, instance.step, lo, hi, task.attempt, task.losses,
+      task.resume)
     found[#found + 1] = {number, st.id, instance.number, lo, hi, task.attempt, task.losses, task.resume, edition, pace, needs}
     samples = samples + hi - lo
   end
@@ -179,10 +179,10 @@ local function take(m, st, q, class, stream, most, window_ms)
 end
 
 -- Claims were made: there is less room; and none has to be kept for a class that got its turn.
-local function spend_room(m, st, q, class, member, n, window_ms)
+local function spend_room(m, st, q, class, member, n, window_ms, stream)
   local needs = needs_of(st, q, class)
   spend(needs, q.amounts, n)
-  q.served[names.stream(m.root, q.queues[q.at], st.id, class)] = n > 0
+  q.served[stream] = n > 0
   if is_behind_kept(m, st, q, member) then
     if not window_ms then spend(needs, q.kept[Kept.spare], n) end
   elseif q.kept and n > 0 and member == q.kept[Kept.stream] then
@@ -192,9 +192,9 @@ end
 
 -- Looks at one stream: 'passed' if there was nothing in it for this worker, 'served' if it got something, 'gone' if the stream's
 -- study has ended.
-local function look_at(m, st, q, class, member)
+local function look_at(m, st, q, class, member, is_alone)
   local queue = q.queues[q.at]
-  local stream = names.stream(m.root, queue, st.id, class)
+  local stream = names.stream(m.root, queue, st.id, int(class))
   if not wants(m, st, q, class) then
     if studies.is_unfinished(st) then return 'passed' end
     redis.call('UNLINK', stream)
@@ -202,10 +202,12 @@ local function look_at(m, st, q, class, member)
   end
   local most, window_ms = find_room(m, st, q, class, member, stream)
   if most < 1 then return 'passed' end
-  -- It takes its turn behind the others; what is put back below stands there, too.
+  -- It takes its turn behind the others, if there are any; what is put back below stands there, too.
   st.is_named[stream] = true
-  space.call('ZADD', names.queue(m.root, queue), 'XX', clock.next_turn(m, studies.priority(st)), member)
-  spend_room(m, st, q, class, member, take(m, st, q, class, stream, most, window_ms), window_ms)
+  if not is_alone then
+    space.call('ZADD', names.queue(m.root, queue), 'XX', clock.next_turn(m, studies.priority(st)), member)
+  end
+  spend_room(m, st, q, class, member, take(m, st, q, class, stream, most, window_ms), window_ms, stream)
   return 'served'
 end
 
@@ -216,7 +218,8 @@ local function serve_first(m, q, queue, rank)
     local members = space.call('ZRANGE', key, rank, rank + 63)
     for _, member in ipairs(members) do
       local s, class = string.match(member, '^(.*):(%d+)$')
-      local word = s and protect(m, s, look_at, studies.of(m, s), q, tonumber(class), member) or 'gone'
+      local is_alone = rank == 0 and #members == 1
+      local word = s and protect(m, s, look_at, studies.of(m, s), q, tonumber(class), member, is_alone) or 'gone'
       if word == 'served' then return rank end
       if word == 'gone' then space.call('ZREM', key, member) else rank = rank + 1 end
     end
@@ -248,13 +251,15 @@ end
 function verbs.claim(m, args)
   local w, token = args[1], tonumber(args[2])
   local worker = names.worker(m.root, w)
-  local facts = space.fields(worker, {'claim_token', 'claim_answer', 'request', 'lease_ms'})
-  if not facts.lease_ms then return cmsgpack.pack({'unknown', {}, 0, -1, 0}) end
-  local answered = lenient(facts.claim_token)
-  if token == answered then return facts.claim_answer end
+  local known, last_answer, asked, lease_ms = unpack(space.call('HMGET', worker, 'claim_token', 'claim_answer', 'request',
+    'lease_ms'))
+  if not lease_ms then return cmsgpack.pack({'unknown', {}, 0, -1, 0}) end
+  local answered = lenient(known)
+  if token == answered then return last_answer end
   if token < answered then return cmsgpack.pack({'ok', {}, 0, -1, 0}) end
-  if facts.request == 'drain' then return cmsgpack.pack({'drain', {}, 0, -1, 0}) end
-  local lease_ms, q = lenient(facts.lease_ms), new_search(w, cmsgpack.unpack(args[3]))
+  if asked == 'drain' then return cmsgpack.pack({'drain', {}, 0, -1, 0}) end
+  lease_ms = lenient(lease_ms)
+  local q = new_search(w, cmsgpack.unpack(args[3]))
   workers.renew(m, w, lease_ms)
   local due_ms = -1
   -- Most of the time nothing waits for its time, or for somebody to do it.

@@ -25,6 +25,7 @@ function verbs.hand_back(m, args)
   local s = claims.study_of(claim)
   local answer = protect(m, s, hand_back, studies.of(m, s), w, claim, tonumber(args[3]), is_started, tonumber(args[5]),
     is_started and tonumber(args[6]) or 0)
+  if not answer then claims.finish(m, w, args[2]) end
   todo.finish(m)
   return answer or 'lost'
 end

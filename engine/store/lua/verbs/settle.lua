@@ -14,14 +14,19 @@
 -- Invariants: each sample is counted once (fenced by claim and lo); what it makes ready is put in the same move or stands on
 -- todo. Idempotent: the same token gets the same answer. Cost: O(runs), at most ITEMS children; the rest on todo.
 
+-- In which class of times samples fall: from 2^b to 2^(b+1) milliseconds, by their mean.
+local function time_field(elapsed_ms, samples)
+  return 'log2_ms:' .. int(math.floor(math.log(math.max(elapsed_ms / samples, 1)) / math.log(2)))
+end
+
 -- A running mean of milliseconds a sample, from which bites are made; and the step's account of times.
 local function keep_times(st, instance, samples, elapsed_ms)
-  local mean, step = elapsed_ms / samples, instance.step
+  local mean, hash = elapsed_ms / samples, st.hash
   local old = tonumber(counters.text(instance.hash, 'pace_ms'))
-  counters.set(instance.hash, 'pace_ms', string.format('%.3f', old and (old * 3 + mean) / 4 or mean))
-  counters.add(st.hash, step .. ':timed', samples)
-  counters.add(st.hash, step .. ':elapsed_ms', math.floor(elapsed_ms + 0.5))
-  counters.add(st.hash, step .. ':log2_ms:' .. math.floor(math.log(math.max(mean, 1)) / math.log(2)), samples)
+  counters.set(instance.hash, 'pace_ms', old and (old * 3 + mean) / 4 or mean)
+  counters.add(hash, counters.name(instance, 'timed'), samples)
+  counters.add(hash, counters.name(instance, 'elapsed_ms'), math.floor(elapsed_ms + 0.5))
+  counters.add(hash, counters.name(instance, time_field(elapsed_ms, samples)), samples)
 end
 
 -- One run of samples that ended alike. Returns true if they are settled: retries are not.
@@ -75,31 +80,25 @@ local function settle_runs(m, st, w, row, instance, runs)
   announce(m, st, instance, since, lengths)
 end
 
--- What is read of a study before a sample is accounted, at once.
+-- What is read of a study before its first sample in this move is accounted, at once.
 local function fetch(st, instance, settlement)
-  local step = instance.step
-  local fields = {'running', counters.name(instance, 'running'), step .. ':timed', step .. ':elapsed_ms',
-    step .. ':log2_ms:' .. math.floor(math.log(math.max(settlement[Settlement.elapsed_ms]
-      / (settlement[Settlement.upto] - settlement[Settlement.lo]), 1)) / math.log(2))}
-  for i, run in ipairs(settlement[Settlement.runs]) do
-    if i <= 3 and run[OutcomeRun.state] ~= 'retry' then
-      fields[#fields + 1] = counters.name(instance, run[OutcomeRun.state])
-    end
-  end
-  fields[#fields + 1] = 'state'
+  local samples = settlement[Settlement.upto] - settlement[Settlement.lo]
+  local fields = {'state', 'running', counters.name(instance, 'running'), counters.name(instance, 'timed'),
+    counters.name(instance, 'elapsed_ms'), counters.name(instance, time_field(settlement[Settlement.elapsed_ms], samples)),
+    counters.name(instance, 'finished')}
   counters.fetch(st.hash, fields)
 end
 
-local function settle_claim(m, st, w, settlement, raw)
-  local claim, lo, upto = settlement[Settlement.claim], settlement[Settlement.lo], settlement[Settlement.upto]
-  local row = claims.read(m, w, claim, raw)
-  if not row or row.lo ~= lo or upto > row.hi or upto <= lo then return 'lost' end
-  -- A claim that ends is dropped even if the study has to be broken off below.
-  if upto == row.hi then claims.finish(m, w, claim) end
-  local is_planned, instance = pcall(plan.instance, m, st, row.instance, row.step)
-  if is_planned then fetch(st, instance, settlement) end
+-- Accounts one claim of a study; returns its answer.
+local function settle_claim(m, st, w, settlement, row)
+  local lo, upto = settlement[Settlement.lo], settlement[Settlement.upto]
+  local is_planned, instance = true, st.instances[row.instance]
+  if not instance then
+    is_planned, instance = pcall(plan.instance, m, st, row.instance, row.step)
+    if is_planned then fetch(st, instance, settlement) end
+  end
   if not studies.is_unfinished(st) then
-    claims.finish(m, w, claim)
+    claims.finish(m, w, settlement[Settlement.claim])
     return 'gone'
   end
   if not is_planned then error(instance, 0) end
@@ -111,13 +110,30 @@ local function settle_claim(m, st, w, settlement, raw)
     studies.note_reason(m, st, instance, reason[1], reason[2])
   end
   settle_runs(m, st, w, row, instance, settlement[Settlement.runs])
-  if upto < row.hi then
+  if upto == row.hi then
+    claims.finish(m, w, settlement[Settlement.claim])
+  else
     row.lo = upto
-    claims.write(m, w, claim, row)
+    claims.write(m, w, settlement[Settlement.claim], row)
   end
   if studies.state(st) ~= 'stopping' then return 'ok' end
   studies.plan(m, st, 'idle')
   return 'stopping'
+end
+
+-- Accounts the claims of one study: `places` says where they stand among the settlements. Answers are written there.
+local function settle_study(m, st, w, settlements, raws, places, answers)
+  for _, at in ipairs(places) do
+    local settlement = settlements[at]
+    local row = raws[at] and rows.read_claim(raws[at])
+    if not row or row.lo ~= settlement[Settlement.lo] or settlement[Settlement.upto] > row.hi
+      or settlement[Settlement.upto] <= row.lo then
+      answers[at] = 'lost'
+    else
+      answers[at] = settle_claim(m, st, w, settlement, row)
+    end
+  end
+  return true
 end
 
 -- A request whose runs do not add up is refused as a whole, before anything is written.
@@ -133,24 +149,31 @@ end
 function verbs.settle(m, args)
   local w, token = args[1], args[2]
   local worker = names.worker(m.root, w)
-  local facts = space.fields(worker, {'settle_token', 'settle_answer', 'lease_ms'})
-  if facts.settle_token == token then return facts.settle_answer end
-  m.is_known = facts.lease_ms
-  local settlements, ids, answers = cmsgpack.unpack(args[3]), {}, {}
+  local last_token, last_answer, lease_ms = unpack(space.call('HMGET', worker, 'settle_token', 'settle_answer', 'lease_ms'))
+  if last_token == token then return last_answer end
+  m.is_known = lease_ms
+  local settlements, ids, answers, by_study = cmsgpack.unpack(args[3]), {}, {}, {}
   for i, settlement in ipairs(settlements) do
     if not is_sound(settlement) then return redis.error_reply('ERR settle: runs do not add up') end
     ids[i] = settlement[Settlement.claim]
+    local s = claims.study_of(ids[i])
+    by_study[s] = by_study[s] or {}
+    table.insert(by_study[s], i)
   end
   local raws = #ids > 0 and space.call('HMGET', names.worker_claims(m.root, w), unpack(ids)) or {}
-  for i, settlement in ipairs(settlements) do
-    local s = claims.study_of(ids[i])
-    answers[i] = protect(m, s, settle_claim, studies.of(m, s), w, settlement, raws[i]) or 'gone'
+  for s, places in pairs(by_study) do
+    if not protect(m, s, settle_study, studies.of(m, s), w, settlements, raws, places, answers) then
+      for _, at in ipairs(places) do
+        answers[at] = 'gone'
+        claims.finish(m, w, ids[at])
+      end
+    end
   end
   todo.finish(m)
   local answer = cmsgpack.pack({answers, retries.due_ms(m), m.ended_instances})
   -- Tokens of a worker grow. An older one is a copy that comes late: its claims have moved on, so it changed nothing; nor may
   -- its answer take the place of the newest, which may yet be asked for again.
-  if m.is_known and tonumber(token) > lenient(facts.settle_token) then
+  if m.is_known and tonumber(token) > lenient(last_token) then
     redis.call('HSET', worker, 'settle_token', token, 'settle_answer', answer)
   end
   return answer
