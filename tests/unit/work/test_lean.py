@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from mrun.engine.records import Claim
-from mrun.engine.work.lean import Spool, _enter, _has_begun, _make_ahead, _place
+from mrun.engine.work.files.lean import Spool, _enter, _has_begun, _make_ahead, _place
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mrun.engine.work.files.scripts import interpreter_words
 from mrun.engine.work.script_memory import ScriptMemory
-from mrun.engine.work.scripts import interpreter_words
 
 
 @pytest.fixture

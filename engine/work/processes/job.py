@@ -8,43 +8,41 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Mapping
-
-import anyio
 
 from mrun.engine.errors import MrunError
 from mrun.engine.plan.model import JobTerms
-from mrun.engine.work.files import Ready
-from mrun.engine.work.job_files import JobFiles, LeftCode, code_path, job_name, wrapper_of
-from mrun.engine.work.launched import JobLeftError, LaunchError, told_of
-from mrun.engine.work.nudge import Nudge
-from mrun.engine.work.outcomes import Exit
+from mrun.engine.work.files.job import JobSample
+from mrun.engine.work.files.way import SampleFiles
+from mrun.engine.work.outcomes import Exit, HandBackError
+from mrun.engine.work.processes.launched import sentence_of
+from mrun.engine.work.processes.process import Process
+from mrun.engine.work.wakeup import Wakeup
 from mrun.launchers.schedulers import End, EndKind, Job, end_by_code
 
 #: Codes of shells above it stand for signals: the script did not choose them.
 _LAST_OWN_CODE = 128
 
 
-class JobProcess:
+class JobProcess(Process):
     """One execution of a sample, from its turn to its end.
 
     Args:
-        ready: the names of its files; nothing is made before it is submitted.
+        files: the names of its files; nothing is made before it is submitted.
         variables: the environment of the job.
         title: what people call its scheduler.
         watch_wanted: wakes the watch that asks the scheduler.
     """
 
-    def __init__(
-        self, ready: Ready, files: JobFiles, variables: Mapping[str, str], title: str, watch_wanted: Nudge
-    ) -> None:
-        terms = ready.instance.text.terms
-        self.ready, self.files = ready, files
-        self.name = job_name(ready)
-        self.terms = terms.job or JobTerms()
+    outlives_worker = True
+
+    def __init__(self, files: JobSample, variables: Mapping[str, str], title: str, watch_wanted: Wakeup) -> None:
+        super().__init__()
+        text = files.sample.text
+        self.files, self.name = files, files.name
+        self.terms = text.terms.job or JobTerms()
         #: Jobs of one step share its throttle.
-        self.step = (ready.instance.claim.study, ready.instance.text.step.index)
+        self.step = (files.sample.claim.study, text.step.index)
         #: The scheduler's id; empty until it is known.
         self.job = ""
         #: A call that submits it is under way; one was, and nobody knows what came of it.
@@ -57,38 +55,15 @@ class JobProcess:
         #: In a row, the scheduler did not know it.
         self.unknown_looks = 0
         self._variables, self._title, self._watch_wanted = variables, title, watch_wanted
-        self._walltime_s = terms.walltime_s
-        self._began = time.monotonic()
+        self._walltime_s = text.terms.walltime_s
         self._is_left = False
-        self._over = anyio.Event()
-        self._end: Exit | None = None
-        self._error: MrunError | None = None
 
     # ------------------------------------------------------------------------------------------------- for its slot
 
     @property
-    def elapsed_s(self) -> float:
-        """Seconds since its slot took it: its time in the scheduler's queue is part of it."""
-        return time.monotonic() - self._began
-
-    @property
-    def has_left_others(self) -> bool:
-        """Schedulers see to that."""
-        return False
-
-    async def wait_within(self, timeout_s: float) -> Exit | None:
-        """Wait for its end, or so long; safe to cancel and to call again.
-
-        Raises:
-            LaunchError: it came to no end of its own: it was refused, its node failed, nobody knows.
-            LauncherError: nothing of its study can be submitted here.
-            JobLeftError: it was left, or is to be tried again.
-        """
-        with anyio.move_on_after(timeout_s):
-            await self._over.wait()
-        if self._error is not None:
-            raise self._error
-        return self._end
+    def has_begun(self) -> bool:
+        """Whether it was seen to run."""
+        return self.has_run
 
     def signal(self, number: int) -> None:
         """Cancel it, whatever the number: schedulers end jobs in their own way. One that was left is not cancelled."""
@@ -100,20 +75,12 @@ class JobProcess:
             self.is_cancel_asked = True
             self._watch_wanted.set()
 
-    @property
-    def has_rest(self) -> bool:
-        """None here: schedulers see to that."""
-        return False
-
-    def end_rest(self) -> None:
-        """Schedulers see to that."""
-
     def leave(self) -> None:
         """Let it go on without this worker, unless it is to be cancelled: who claims the sample next awaits it."""
         self._is_left = True
         # While it is being submitted its id is not known, and would be lost.
         if not self.is_in_flight and not self.is_cancel_asked:
-            self.fail(JobLeftError(has_begun=self.has_run))
+            self.fail(HandBackError("The job goes on without this worker.", has_begun=self.has_run, is_left=True))
 
     def close(self) -> None:
         """Forget it. If it has not ended it goes on."""
@@ -121,22 +88,17 @@ class JobProcess:
 
     # ------------------------------------------------------------------------------------------------- for its watch
 
-    @property
-    def is_over(self) -> bool:
-        """It has ended, or goes on without this worker."""
-        return self._over.is_set()
-
-    def request(self, made: Ready) -> tuple[Job, Mapping[str, str]]:
+    def request(self, made: SampleFiles) -> tuple[Job, Mapping[str, str]]:
         """What is submitted, and the variables that it gets, when its files were made."""
-        terms = self.terms
+        terms, files = self.terms, self.files
         job = Job(
-            script_path=wrapper_of(made),
-            arguments=(made.script, code_path(made), self.name),
+            script_path=files.wrapper_path,
+            arguments=(made.script, files.code_path, self.name),
             directory=made.directory,
             out_path=str(made.out),
             err_path=str(made.err),
             name=self.name,
-            needs=made.instance.text.terms.needs,
+            needs=made.sample.text.terms.needs,
             bank=terms.bank,
             queue=terms.queue,
             qos=terms.qos,
@@ -153,34 +115,26 @@ class JobProcess:
 
     def end_unsubmitted(self) -> None:
         """It was cancelled before it was a job."""
-        self.end(Exit(-signal.SIGTERM, 1000 * self.elapsed_s))
+        self._finish(Exit(-signal.SIGTERM, 1000 * self.elapsed_s))
 
     def conclude(self, end: End) -> None:
         """Its scheduler says that it has ended, or knows it no more: what it has left itself tells the rest."""
-        left = self.files.code(self.ready)
+        left = self.files.left()
         found = exit_of(end, left, self._title, self._walltime_s)
         if isinstance(found, str):
-            has_begun = end.kind is not EndKind.REFUSED and (self.has_run or os.path.exists(str(self.ready.out)))
-            self.files.forget(self.ready)
-            self.fail(LaunchError(found, has_begun=has_begun, is_counted=end.kind is not EndKind.PREEMPTED))
+            has_begun = end.kind is not EndKind.REFUSED and (self.has_run or os.path.exists(str(self.files.out)))
+            self.files.forget()
+            self.fail(HandBackError(found, has_begun=has_begun, is_counted=end.kind is not EndKind.PREEMPTED))
             return
-        elapsed_s = left.elapsed_s if left else self.elapsed_s
-        self.end(Exit(found[0], 1000 * elapsed_s, why=found[1]))
-
-    def end(self, end: Exit) -> None:
-        """It has ended; what comes later does not count."""
-        if not self.is_over:
-            self._end = end
-            self._over.set()
+        elapsed_ms = left.elapsed_ms if left else 1000 * self.elapsed_s
+        self._finish(Exit(found[0], elapsed_ms, why=found[1]))
 
     def fail(self, error: MrunError) -> None:
         """It comes to no end here; what comes later does not count."""
-        if not self.is_over:
-            self._error = error
-            self._over.set()
+        self._finish(error)
 
 
-def exit_of(end: End, left: LeftCode | None, title: str, walltime_s: float | None) -> tuple[int, str] | str:
+def exit_of(end: End, left: Exit | None, title: str, walltime_s: float | None) -> tuple[int, str] | str:
     """How a job ended, by what its scheduler says and what it has left itself.
 
     Returns:
@@ -202,4 +156,4 @@ def exit_of(end: End, left: LeftCode | None, title: str, walltime_s: float | Non
         case EndKind.CANCELLED:
             return -signal.SIGTERM, f"was cancelled in {title}"
         case _:
-            return told_of(end)
+            return sentence_of(end)

@@ -29,8 +29,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from mrun.engine.errors import MrunError
-from mrun.engine.work.processes import Stream, Watcher
+from mrun.engine.work.groups import children_of
+from mrun.engine.work.outcomes import HandBackError
+from mrun.engine.work.processes.process import Stream, Watcher
 from mrun.engine.work.script_memory import ScriptMemory
 
 #: A shell that is not ready within this time is not waited for.
@@ -91,19 +92,8 @@ unset mrun_line mrun_code mrun_path mrun_other mrun_kept
 _BEGUN, _NEXT = b"order-%d /proc/self/task/", b"\norder-"
 
 
-class WarmShellError(MrunError):
-    """A warm shell could not be started, could not open its sample's files, or died: no fault of the sample."""
-
-    is_retryable = True
-
-    def __init__(self, message: str, *, has_begun: bool = False) -> None:
-        super().__init__(message)
-        #: The script may have done something.
-        self.has_begun = has_begun
-
-
-class Sample(Protocol):
-    """Hears what becomes of the sample that a shell runs."""
+class Listener(Protocol):
+    """Hears what becomes of a sample that a shell runs."""
 
     def note_turn(self) -> None:
         """The sample before it has ended: it runs now."""
@@ -134,12 +124,12 @@ class WarmShell:
 
         Raises:
             OSError: the kernel could not start it.
-            WarmShellError: it has no job control here, or did not answer in time.
+            HandBackError: it has no job control here, or did not answer in time.
         """
         #: What runs; None: nothing, or nobody wants to know.
-        self.sample: Sample | None = None
+        self.sample: Listener | None = None
         #: What it was handed over to run next.
-        self._next: Sample | None = None
+        self._next: Listener | None = None
         #: Samples that it has run, or has been given.
         self.count = 0
         self.is_dead = False
@@ -166,7 +156,7 @@ class WarmShell:
         self._loop.add_reader(self._status, self._note)
         watcher.began(self._popen.pid)
 
-    def begin(self, sample: Sample, text: bytes, *, is_whole: bool, cpus: tuple[int, ...]) -> bool:
+    def begin(self, sample: Listener, text: bytes, *, is_whole: bool, cpus: tuple[int, ...]) -> bool:
         """Run a text in a subshell. Nothing may run. False: this shell is dead, and did nothing.
 
         Args:
@@ -185,7 +175,7 @@ class WarmShell:
         """Whether it can be given a text to go on with, to be bound to these CPUs."""
         return not self.is_dead and self._next is None and cpus == self._cpus
 
-    def begin_next(self, sample: Sample, text: bytes) -> bool:
+    def begin_next(self, sample: Listener, text: bytes) -> bool:
         """Run a text in a subshell as soon as what runs has ended, or now. It may. False: this shell is dead."""
         if not self._give(text, b"\n"):
             return False
@@ -195,7 +185,7 @@ class WarmShell:
             self._next = sample
         return True
 
-    def take_back(self, sample: Sample) -> bool:
+    def take_back(self, sample: Listener) -> bool:
         """Take back a sample that is next. False: the shell has begun with it, or will."""
         if self._next is not sample or self._was_stopped:
             return False
@@ -251,8 +241,8 @@ class WarmShell:
 
     def child(self) -> int | None:
         """Its subshell, if it has forked one."""
-        with contextlib.suppress(OSError), open(f"/proc/{self._popen.pid}/task/{self._popen.pid}/children") as file:
-            return next(map(int, file.read().split()), None)
+        with contextlib.suppress(OSError):
+            return next(iter(children_of(self._popen.pid)), None)
         return None
 
     def watch_stopped(self, pid: int) -> None:
@@ -383,7 +373,7 @@ def _await_ready(popen: subprocess.Popen[bytes]) -> None:
     popen.kill()
     said = _read_until_closed(speech)
     _close(popen)
-    raise WarmShellError(f"It has no job control here: {said.decode(errors='replace').strip() or 'it did not answer'}")
+    raise HandBackError(f"It has no job control here: {said.decode(errors='replace').strip() or 'it did not answer'}")
 
 
 def _pipes(popen: subprocess.Popen[bytes]) -> tuple[int, int, int]:
