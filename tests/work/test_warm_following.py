@@ -209,7 +209,7 @@ async def test_in_a_long_row_each_runs_once_or_was_taken_back(pair: Bench) -> No
     ran = pair.directory / "ran"
     expected, running = [], pair.start("true")
     for number in range(300):
-        following = follow(pair, running, f"echo {number} >>{ran}\nexit {number % 7}", f"s{number % 5}")
+        following = follow(pair, running, f"echo {number} >>{ran}\nexit {number % 7}", f"s{number % 100}")
         if draw.random() < 0.2:
             time.sleep(draw.uniform(0, 0.003))  # noqa: ASYNC251  the engine is busy, for a random time
         if draw.random() < 0.3 and following.take_back():
