@@ -14,14 +14,14 @@ from functools import partial
 from mrun.engine.errors import LauncherError, MrunError, WorkspaceError
 from mrun.engine.plan.render import NodeText
 from mrun.engine.records import Claim
-from mrun.engine.work.affinity import NO_GRANT, Grant
+from mrun.engine.work.affinity import NO_GRANT, Grant, pinned
 from mrun.engine.work.files.full import FullFiles
-from mrun.engine.work.files.job import JobFiles, JobSample
 from mrun.engine.work.files.lean import LeanFiles
 from mrun.engine.work.files.packed import PackedFiles
 from mrun.engine.work.files.way import ClaimedSample, SampleFiles, Way
 from mrun.engine.work.outcomes import HandBackError
 from mrun.engine.work.processes.cold import ColdProcess, Spawner
+from mrun.engine.work.processes.job import JobFiles, JobSample
 from mrun.engine.work.processes.job_watch import Jobs
 from mrun.engine.work.processes.launched import LaunchedProcess
 from mrun.engine.work.processes.process import Process, Script, Watcher
@@ -132,7 +132,8 @@ class Executor:
         if run.order is not None and (warm := self._warm.start(run.order)) is not None:
             return warm
         if not terms.started_by:
-            return self._spawner.spawn(script, ColdProcess)
+            with pinned(script.cpus):
+                return self._spawner.spawn(script, ColdProcess)
         launcher = self._launcher_for(terms.started_by)
         process = self._spawner.spawn(script, partial(LaunchedProcess, launcher=launcher))
         self._watcher.is_client(process.pid)

@@ -13,7 +13,6 @@ import structlog
 
 from mrun.engine.records import BeatAnswer, WorkerAnswer
 from mrun.engine.store.store import Store
-from mrun.engine.work.run import Ending
 from mrun.engine.work.settler import journal_ended
 from mrun.engine.work.state import Stop, WorkerState
 from mrun.engine.work.studies import Studies
@@ -101,11 +100,11 @@ class Heartbeat:
             run = self._state.claims.get(int(text))
             # One that is done was settled while this beat was on its way: its settle's answer tells.
             if run is not None and not run.is_done:
-                run.is_study_gone = await self._studies.is_gone(run.claim.study)
+                is_gone = await self._studies.is_gone(run.claim.study)
                 log.warning(
                     "claim_lost", study=run.claim.study, claim=text, why="the lease ended, or the study is gone"
                 )
-                run.end_now(Ending.LOST)
+                run.lose(is_study_gone=is_gone)
         lost = [run for run in self._state.claims.values() if run.is_lost]
         for study in {run.claim.study for run in lost}:
             if await self._studies.is_gone(study):
@@ -116,7 +115,7 @@ class Heartbeat:
         for text in answer.kill:
             run = self._state.claims.get(int(text))
             if run is not None and not run.is_done:
-                run.end_now(Ending.CANCELLED)
+                run.cancel()
                 self._state.settle_wanted.set()
         if answer.request == WorkerAnswer.DRAIN:
             self._state.ask_stop(Stop.DRAIN)

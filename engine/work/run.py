@@ -93,7 +93,7 @@ class SampleRun:
         self.state = RunState.KEEPING
         is_shared = self.process.has_left_others
         try:
-            await self.files.keep(end, is_finished=is_finished, is_lost=is_lost, is_shared=is_shared)
+            await self.files.keep(end.code, is_finished=is_finished, is_lost=is_lost, is_shared=is_shared)
         except OSError as error:
             name = error.filename or self.files.directory
             raise HandBackError(f"'{name}' can't be written: {error.strerror}.") from error
@@ -166,6 +166,15 @@ class ClaimRun(ClaimAccount):
         self.stop_after_current()
         if self.current is not None and self.current.process.outlives_worker:
             self.end_now(Ending.DRAINED)
+
+    def lose(self, *, is_study_gone: bool = False) -> None:
+        """The server says that it is not this worker's any more."""
+        self.is_study_gone |= is_study_gone
+        self.end_now(Ending.LOST)
+
+    def cancel(self) -> None:
+        """Its study was cancelled."""
+        self.end_now(Ending.CANCELLED)
 
     def end_now(self, why: Ending) -> None:
         """Start nothing more and end what runs. What ends sooner beats what was asked before."""

@@ -10,7 +10,7 @@ import structlog
 from mrun.engine.records import Settlement, SettleResult
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
-from mrun.engine.work.run import ClaimRun, Ending
+from mrun.engine.work.run import ClaimRun
 from mrun.engine.work.state import WorkerState
 from mrun.engine.work.studies import Studies
 from mrun.engine.workspace.journal import Record, Settled, Void
@@ -71,7 +71,7 @@ class Settler:
     async def _note_answer(self, run: ClaimRun, settlement: Settlement, word: str) -> None:
         if word in (SettleResult.LOST, SettleResult.GONE):
             log.warning("claim_lost", study=run.claim.study, claim=run.claim.number, why=word)
-            run.end_now(Ending.LOST)
+            run.lose()
             # Of a study that nobody knows, nobody else can have had this run: `mrun restart` counts what has ended.
             if not await self._studies.is_gone(run.claim.study):
                 await self._journal(run, Void(run.claim.number, settlement.lo))
@@ -91,7 +91,7 @@ class Settler:
             )  # fmt: skip
             run.handed_back(limit)
             if not is_ours:
-                run.end_now(Ending.LOST)
+                run.lose()
 
     def _drop_ended(self) -> None:
         for number, run in list(self._state.claims.items()):

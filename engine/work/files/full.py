@@ -14,7 +14,6 @@ from mrun.engine.work.files.way import (
     move_aside,
     write_script,
 )
-from mrun.engine.work.outcomes import Exit
 
 MARKER = "MERLIN_FINISHED"
 _OPEN_MARKER = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
@@ -39,7 +38,7 @@ class FullSample(SampleFiles, kw_only=True):
         for path, text in self.scripts:
             write_script(path, text, is_again=is_again)
 
-    async def keep(self, end: Exit, *, is_finished: bool, is_lost: bool, is_shared: bool) -> None:
+    async def keep(self, code: int, *, is_finished: bool, is_lost: bool, is_shared: bool) -> None:
         """Leave the empty file that users' own scripts look for."""
         if is_finished:
             leave_marker = partial(_leave_marker, f"{self.directory}/{MARKER}")

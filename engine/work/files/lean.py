@@ -22,7 +22,6 @@ from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.records import Claim
 from mrun.engine.work.files.scripts import PassedScript, ScriptPasser
 from mrun.engine.work.files.way import ClaimedSample, SampleFiles, keep_within, make_directory, move_aside
-from mrun.engine.work.outcomes import Exit
 from mrun.engine.work.script_memory import ScriptMemory
 from mrun.engine.workspace.descriptors import copy, high, size_of
 
@@ -93,13 +92,13 @@ class SlotFiles:
         for spool in self.spools:
             if size_of(spool.fd):
                 os.ftruncate(spool.fd, 0)
-        self.memory.let_go()
+        self.memory.release()
 
     def remove(self) -> None:
         """No sample will come any more."""
         for spool in self.spools:
             spool.remove()
-        self.memory.let_go()
+        self.memory.release()
 
 
 class LeanSample(SampleFiles, kw_only=True):
@@ -132,13 +131,13 @@ class LeanSample(SampleFiles, kw_only=True):
         """The directory stays, marked: another worker may have entered it, if the claim was lost."""
         self.way.put_back(self)
 
-    async def keep(self, end: Exit, *, is_finished: bool, is_lost: bool, is_shared: bool) -> None:
+    async def keep(self, code: int, *, is_finished: bool, is_lost: bool, is_shared: bool) -> None:
         """Put what it wrote into its directory."""
         sample = self.sample
         for spool, target, had in zip(self.slot_files.spools, sample.stream_paths, self.had, strict=True):
             if is_shared or size_of(spool.fd):
-                place = partial(_place, spool, target, sample.claim, had=had, is_lost=is_lost, is_shared=is_shared)
-                await keep_within(self.directory, sample.workspace, place)
+                put = partial(_put_stream, spool, target, sample.claim, had=had, is_lost=is_lost, is_shared=is_shared)
+                await keep_within(self.directory, sample.workspace, put)
         self.is_clean = not is_shared
 
     def release(self) -> None:
@@ -263,7 +262,7 @@ def _enter(directory: str, workspace: str, mode: int | None) -> bool:
     return False
 
 
-async def _place(spool: Spool, target: str, claim: Claim, *, had: bool, is_lost: bool, is_shared: bool) -> None:
+async def _put_stream(spool: Spool, target: str, claim: Claim, *, had: bool, is_lost: bool, is_shared: bool) -> None:
     """Put a stream's text where its sample has it; texts of two executions that overlap never mix."""
     if not is_lost and os.path.exists(target) != had:
         # Another execution of this sample has ended since this one began: the one that is the older by losses was lost.

@@ -19,7 +19,6 @@ import anyio.lowlevel
 
 from mrun.engine.work.files.scripts import PassedScript, ScriptPasser
 from mrun.engine.work.files.way import ClaimedSample, SampleFiles
-from mrun.engine.work.outcomes import Exit
 from mrun.engine.work.script_memory import ScriptMemory
 from mrun.engine.workspace.descriptors import high, size_of
 from mrun.engine.workspace.segments import Packed, SegmentWriter, was_begun
@@ -79,7 +78,7 @@ class Scratch:
         """It is used no more."""
         os.close(self.out)
         os.close(self.err)
-        self.memory.let_go()
+        self.memory.release()
 
 
 class PackedSample(SampleFiles, kw_only=True):
@@ -104,11 +103,11 @@ class PackedSample(SampleFiles, kw_only=True):
         """The scratch directory is free."""
         self.way.put_back(self.scratch)
 
-    async def keep(self, end: Exit, *, is_finished: bool, is_lost: bool, is_shared: bool) -> None:
+    async def keep(self, code: int, *, is_finished: bool, is_lost: bool, is_shared: bool) -> None:
         """Append what it wrote to the segment."""
         claim, scratch = self.sample.claim, self.scratch
         out, err = size_of(scratch.out), size_of(scratch.err)
-        packed = Packed(claim.node, claim.attempt, self.sample.number, claim.number, 0, out, err, end.code)
+        packed = Packed(claim.node, claim.attempt, self.sample.number, claim.number, 0, out, err, code)
         self.is_shared = is_shared
         await self.way.writer(self.sample.workspace).append(packed, scratch.out, scratch.err)
         if not is_shared:

@@ -77,7 +77,7 @@ class ScriptPasser:
             self._is_shell = _is_shell(self._words)
         if not self._is_local or not self._is_shell or _ASKS_NAME.search(script):
             return PassedScript(f"{directory}/{text.script_name(is_restart=is_restart)}", text=script)
-        memory.hold(script)
+        memory.fill(script)
         return PassedScript(memory.path, self._words)
 
 

@@ -20,7 +20,6 @@ import msgspec
 from mrun.engine.atomic_file import replaced_file
 from mrun.engine.plan.render import NodeText
 from mrun.engine.records import Claim, Resume
-from mrun.engine.work.outcomes import Exit
 from mrun.engine.work.studies import WorkedStudy
 from mrun.engine.workspace.descriptors import write_all
 
@@ -97,10 +96,11 @@ class SampleFiles(msgspec.Struct, kw_only=True):
     def drop(self) -> None:
         """It was prepared, and does not start. Raises nothing."""
 
-    async def keep(self, end: Exit, *, is_finished: bool, is_lost: bool, is_shared: bool) -> None:
+    async def keep(self, code: int, *, is_finished: bool, is_lost: bool, is_shared: bool) -> None:
         """Keep what it left.
 
         Args:
+            code: its exit code; negative: the signal that ended it.
             is_finished: it ended by itself with code 0, in time.
             is_lost: the sample belongs to another worker by now.
             is_shared: others of its process group live on, and may still write.

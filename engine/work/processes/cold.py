@@ -24,8 +24,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from mrun.engine.work.affinity import pinned
-from mrun.engine.work.groups import signal_group
 from mrun.engine.work.outcomes import Exit
 from mrun.engine.work.processes.process import Process, Script, Stream, Watcher
 from mrun.engine.workspace.descriptors import high
@@ -53,7 +51,7 @@ class ColdProcess(Process):
         """Signal the whole group; nothing happens if it is gone, or its leader was reaped: see `end_rest`."""
         if self._end is None:
             self._is_asked_to_end |= number == signal.SIGTERM
-            signal_group(self.pid, number)
+            self._signal_group(number)
 
     def signal_leader(self, number: int) -> None:
         """Signal its first process only; nothing happens if that is gone."""
@@ -64,7 +62,7 @@ class ColdProcess(Process):
     def close(self) -> None:
         """Forget it. If it still runs it is killed: nothing outlives the one who watches it."""
         if self._end is None:
-            signal_group(self.pid, signal.SIGKILL)
+            self._signal_group(signal.SIGKILL)
             self.reap()
             self._spawner.forget(self)
 
@@ -72,7 +70,7 @@ class ColdProcess(Process):
         """Take the leader's exit status; waits if it has none yet. Wakes who waits."""
         if self._ends_group and not self._is_asked_to_end:
             # As long as the leader is not reaped, nobody else's group can have its number.
-            signal_group(self.pid, signal.SIGKILL)
+            self._signal_group(signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
         self._had_rest = self._is_asked_to_end and self.has_left_others
         self._finish(Exit(os.waitstatus_to_exitcode(status), elapsed_ms=1000 * self.elapsed_s))
@@ -113,11 +111,10 @@ class Spawner:
         began = time.monotonic()
         os.chdir(script.directory)
         try:
-            with pinned(script.cpus):
-                pid = os.posix_spawn(
-                    program, command, script.environment,
-                    file_actions=actions, setpgroup=0, setsigdef=self._default_signals,
-                )  # fmt: skip
+            pid = os.posix_spawn(
+                program, command, script.environment,
+                file_actions=actions, setpgroup=0, setsigdef=self._default_signals,
+            )  # fmt: skip
         except OSError:
             # The kernel does not say what failed: if it was one of the files, this tells.
             _try_streams(streams)

@@ -16,9 +16,8 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from mrun.engine.back_off import BackOff
 from mrun.engine.errors import LauncherAwayError, LauncherError, MrunError
-from mrun.engine.work.files.job import JobRecord, JobSample
 from mrun.engine.work.outcomes import HandBackError
-from mrun.engine.work.processes.job import JobProcess
+from mrun.engine.work.processes.job import JobProcess, JobRecord, JobSample
 from mrun.engine.work.wakeup import Wakeup
 from mrun.launchers.find import launcher_named
 from mrun.launchers.job_calls import JobCalls
@@ -60,7 +59,7 @@ class Jobs:
             LauncherError: there is no such scheduler.
         """
         watch = self._watch(files.sample.text.terms.started_by)
-        process = JobProcess(files, variables, watch.title, watch.wanted)
+        process = JobProcess(files, variables, watch.title, watch.wanted.set)
         watch.add(process)
         return process
 

@@ -15,20 +15,12 @@ from mrun.engine.work.outcomes import Exit, HandBackError
 from mrun.engine.work.processes.cold import ColdProcess, Spawner
 from mrun.engine.work.processes.process import Script
 from mrun.launchers.base import Launcher
-from mrun.launchers.schedulers import End, EndKind, Output
+from mrun.launchers.schedulers import EndKind, Output
 
 #: Between two signals that ask a launcher to end.
 _BETWEEN_SIGNALS_S = 0.3
 #: Schedulers complain at the end of what a script wrote to stderr.
 _TAIL_BYTES = 65_536
-
-_WHY = {
-    EndKind.NODE_FAILED: "its node failed",
-    EndKind.PREEMPTED: "its place was taken by a job of higher rank",
-    EndKind.REFUSED: "the scheduler did not start it",
-    EndKind.TIMED_OUT: "the allocation has ended",
-    EndKind.UNKNOWN: "nobody knows how it ended",
-}
 
 
 class LaunchedProcess(ColdProcess):
@@ -52,8 +44,8 @@ class LaunchedProcess(ColdProcess):
     def _finish(self, end: Exit | MrunError) -> None:
         if isinstance(end, Exit):
             meant = self._launcher.end_of(Output(end.code, err=self._complaints()))
-            if meant.kind in _WHY:
-                end = HandBackError(sentence_of(meant), has_begun=meant.kind is not EndKind.REFUSED)
+            if meant.sentence:
+                end = HandBackError(meant.sentence, has_begun=meant.kind is not EndKind.REFUSED)
             elif meant.kind is EndKind.SIGNALLED:
                 end = Exit(-meant.signal, end.elapsed_ms)
         super()._finish(end)
@@ -65,11 +57,6 @@ class LaunchedProcess(ColdProcess):
                 return file.read(_TAIL_BYTES).decode(errors="replace")
         except OSError:
             return ""
-
-
-def sentence_of(end: End) -> str:
-    """The sentence for an end that is no script's own."""
-    return f"{_WHY[end.kind].capitalize()}: {end.why}." if end.why else f"{_WHY[end.kind].capitalize()}."
 
 
 def _size(path: str) -> int:

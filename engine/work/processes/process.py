@@ -101,8 +101,7 @@ class Process(abc.ABC):
     @property
     def has_left_others(self) -> bool:
         """Whether processes of its group live on after it. Asking is a call of the system."""
-        group = self._find_group()
-        return group is not None and signal_group(group, 0)
+        return self._signal_group(0)
 
     @property
     def has_rest(self) -> bool:
@@ -142,7 +141,7 @@ class Process(abc.ABC):
     def end_rest(self) -> None:
         """Kill what lives of `has_rest`."""
         if self.has_rest:
-            self._kill_group()
+            self._signal_group(signal.SIGKILL)
 
     def leave(self) -> None:  # noqa: B027 - what ends with its worker has nothing to do here
         """Let it go on without this worker, if it can."""
@@ -168,9 +167,10 @@ class Process(abc.ABC):
         """The process group that it leads, once there is one."""
         return None
 
-    def _kill_group(self) -> None:
-        if (group := self._find_group()) is not None:
-            signal_group(group, signal.SIGKILL)
+    def _signal_group(self, number: int) -> bool:
+        """Signal its process group. False if there is none (yet, or any more). Number 0 only asks."""
+        group = self._find_group()
+        return group is not None and signal_group(group, number)
 
     def _finish(self, end: Exit | MrunError) -> None:
         """It has ended; what comes later does not count."""

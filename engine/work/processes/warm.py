@@ -179,8 +179,8 @@ class WarmProcess(Process):
         self._is_asked_to_end |= number == signal.SIGTERM
         # Its script may have stopped the shell, which then would never tell that it has ended.
         self.shell.wake()
-        if (group := self._find_group()) is not None:
-            signal_group(group, number)
+        if self.has_begun:
+            self._signal_group(number)
         elif (child := self.shell.child()) is None and number == signal.SIGKILL:
             self._is_shell_killed = True
             self.shell.kill()
@@ -214,9 +214,11 @@ class WarmProcess(Process):
         """Forget it. If it still runs it is killed, and its shell with it."""
         shell, self._leader = self.shell, None
         if not isinstance(self._end, Exit):
+            # First the shell: at the end of this one it would begin with what was handed over.
+            shell.kill()
             self.signal(signal.SIGKILL)
             shell.discard()
-            self._kill_group()
+            self._signal_group(signal.SIGKILL)
         elif self._is_followed:
             pass
         elif shell.is_dead or shell.count >= SAMPLES_MOST:
@@ -246,11 +248,11 @@ class WarmProcess(Process):
         self.shell.forget(self._order.number)
         self._had_rest = self._is_asked_to_end and self.has_left_others
         if self._ends_group and not self._is_asked_to_end:
-            self._kill_group()
+            self._signal_group(signal.SIGKILL)
 
     def note_death(self) -> None:
         """The shell is gone. If there was a subshell, it has said its number by now, or never will."""
-        self._kill_group()
+        self._signal_group(signal.SIGKILL)
         if self._is_shell_killed:
             self._finish(Exit(-signal.SIGKILL, elapsed_ms=1000 * self.elapsed_s))
         else:

@@ -135,7 +135,7 @@ class WarmShell:
         self.is_dead = False
         self._watcher = watcher
         self._rest = b""
-        self._said = b""
+        self._heard = b""
         self._cpus: tuple[int, ...] = ()
         self._stopped_fd: int | None = None
         #: What was stopped has ended, and the shell was told.
@@ -144,12 +144,12 @@ class WarmShell:
         self._texts = (ScriptMemory(), ScriptMemory())
         try:
             for memory in self._texts:
-                memory.hold(b"")
+                memory.fill(b"")
                 # A kernel that runs nothing from memory says so here.
                 os.chmod(memory.path, 0o700)
             self._popen = _start(words, environment, self._texts)
         except BaseException:
-            self._let_texts_go()
+            self._release_texts()
             raise
         self._go, self._status, self._speech = _pipes(self._popen)
         self._loop = asyncio.get_running_loop()
@@ -164,7 +164,7 @@ class WarmShell:
             cpus: to which the subshell is bound; (): to those that the engine has.
         """
         self.hear()
-        self._said = b""
+        self._heard = b""
         self._pin(cpus)
         if self.is_dead or not self._give(text, b"whole\n" if is_whole else b"\n"):
             return False
@@ -198,8 +198,8 @@ class WarmShell:
     def hear(self) -> bytes:
         """What it and its subshells said, without what nobody needs any more."""
         if self._speech >= 0:
-            self._said += _read_now(self._speech)
-        return self._said
+            self._heard += _read_now(self._speech)
+        return self._heard
 
     def subshell_of(self, order: int) -> int | None:
         """The process that has taken that order, if it has said so."""
@@ -213,12 +213,12 @@ class WarmShell:
 
     def forget(self, order: int) -> None:
         """That order was carried out: what comes behind its line may be of the next one."""
-        _, start, behind = self._said.partition(_BEGUN % order)
+        _, start, behind = self._heard.partition(_BEGUN % order)
         if start:
-            self._said = behind.partition(b"\n")[2]
+            self._heard = behind.partition(b"\n")[2]
 
     def _give(self, text: bytes, line: bytes) -> bool:
-        self._texts[self.count % 2].hold(text)
+        self._texts[self.count % 2].fill(text)
         self.count += 1
         return self._tell(line)
 
@@ -269,15 +269,15 @@ class WarmShell:
         if not self.is_dead:
             self._note_death()
         self._popen.kill()
-        self._said += _read_until_closed(self._speech)
+        self._heard += _read_until_closed(self._speech)
         self._speech = -1
         _close(self._popen)
-        self._let_texts_go()
+        self._release_texts()
         self._watcher.ended(self._popen.pid)
 
-    def _let_texts_go(self) -> None:
+    def _release_texts(self) -> None:
         for memory in self._texts:
-            memory.let_go()
+            memory.release()
 
     def _tell(self, line: bytes) -> bool:
         try:
@@ -371,9 +371,9 @@ def _await_ready(popen: subprocess.Popen[bytes]) -> None:
     if answers.poll(1000 * _READY_WITHIN_S) and _read_now(status) == b"ready\n":
         return
     popen.kill()
-    said = _read_until_closed(speech)
+    text = _read_until_closed(speech)
     _close(popen)
-    raise HandBackError(f"It has no job control here: {said.decode(errors='replace').strip() or 'it did not answer'}")
+    raise HandBackError(f"It has no job control here: {text.decode(errors='replace').strip() or 'it did not answer'}")
 
 
 def _pipes(popen: subprocess.Popen[bytes]) -> tuple[int, int, int]:
@@ -412,7 +412,7 @@ def _read_until_closed(fd: int) -> bytes:
     deadline = time.monotonic() + _SETUP_WITHIN_S
     news = select.poll()
     news.register(fd, select.POLLIN)
-    said = b""
+    text = b""
     while news.poll(max(0.0, 1000 * (deadline - time.monotonic()))) and (data := _read_now(fd)):
-        said += data
-    return said
+        text += data
+    return text
