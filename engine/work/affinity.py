@@ -1,4 +1,5 @@
-"""The CPUs and GPUs of one machine, given out by number: each is one claim's at a time, and its scripts are told.
+"""The CPUs and GPUs of one machine, given out by number. Each belongs to one claim at a time, whose scripts find the
+numbers in variables.
 
 A script is pinned by changing the engine's own affinity for the moment in which it is started: a child begins with its
 parent's. Refused: `taskset` before the script, which costs an exec, more than a millisecond; changing the child's
@@ -33,7 +34,7 @@ class Grant(msgspec.Struct, frozen=True):
     gpus: tuple[str, ...] = ()
     #: The scripts are bound to the CPUs.
     is_pinned: bool = False
-    #: What they are told.
+    #: What their environment says of it.
     variables: Mapping[bytes, bytes] = {}
 
 

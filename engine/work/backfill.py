@@ -55,7 +55,7 @@ class Backfill:
             _add(free, one.claim.takes, -1)
         return free
 
-    def room(self, running: Collection[RunningClaim]) -> Room:
+    def offer(self, running: Collection[RunningClaim]) -> Room:
         """What the next claim may take."""
         free = {name: max(0, amount) for name, amount in self.free(running).items()}
         return Room(free, self._total, self._is_strict, self._promise(free, running))

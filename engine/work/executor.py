@@ -104,7 +104,7 @@ class Executor:
     def _prepare(self, sample: ClaimedSample, grant: Grant) -> SampleRun:
         text = sample.text
         way = self._job_files if text.terms.job else self._ways[text.step.files]
-        # What another launcher starts, it places.
+        # Another launcher chooses the CPUs and GPUs of what it starts.
         grant = NO_GRANT if text.terms.started_by else grant
         files = way.prepare(sample)
         try:

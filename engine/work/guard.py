@@ -40,7 +40,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 HELLO, STOP = b"mrun", b"stop"
 #: Sent by the kernel when the parent dies, maybe once for each of its threads; passed on once, as SIGTERM.
 _PARENT_DIED = signal.SIGUSR1
-#: Groups that may be noted at once: more than two for each slot that a worker can have. One that finds no room is
+#: Groups that may be noted at once: more than two for each slot that a worker can have. One that finds no cell is
 #: found by the guard all the same, when its leader is re-parented to it.
 _GROUPS_MOST = 16384
 #: How long the client of a scheduler may take to pass its end on to what it has started.

@@ -1,4 +1,4 @@
-"""The beat duty: a worker's sign of life, and its ear; and tending, when it is this worker's turn.
+"""The heartbeat: a worker says that it lives, hears what is asked of it, and sweeps when it is the one who does.
 
 A worker without claims hardly ever beats: its looks for work are signs of life, too, and tell all that it must hear.
 """
@@ -32,13 +32,13 @@ class Heartbeat:
 
     def __init__(self, state: WorkerState, store: Store, studies: Studies) -> None:
         self._state, self._store, self._studies = state, store, studies
-        #: The server has been told who this is.
+        #: The server knows who this is.
         self._is_known = False
         self._sweep_at: float | None = None
         self._beat_at = math.inf
 
     async def run(self) -> None:
-        """Beat when it is time, or somebody asks; sweep while this worker tends; stop before its allocation ends."""
+        """Beat when it is time, or somebody asks; sweep if this worker is the one; stop before its allocation ends."""
         state = self._state
         while True:
             self._plan_beat()
@@ -53,7 +53,7 @@ class Heartbeat:
                 await state.beat_wanted.wait(min(moment for moment in moments if moment is not None) - now)
 
     def _plan_beat(self) -> None:
-        """Claims in hand want beats, which tell what is lost or cancelled; without any, only a whole lease does."""
+        """With claims it beats often, to hear what is lost or cancelled; without any, only to renew its lease."""
         lease_s = self._state.options.lease_s
         if self._state.claims:
             soon_s = min(lease_s / _BEATS_A_LEASE, _BEAT_MOST_S)
@@ -62,7 +62,7 @@ class Heartbeat:
             self._beat_at = self._state.seen_at + lease_s / _BEATS_A_LEASE
 
     async def beat(self) -> None:
-        """One beat, and what it tells."""
+        """Beat once, and do what the answer asks."""
         state = self._state
         self._watch_allocation()
         state.due_at, state.is_beat_asked = None, False

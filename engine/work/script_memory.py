@@ -20,7 +20,7 @@ class ScriptMemory:
         self.path = ""
 
     def fill(self, script: bytes) -> None:
-        """Take a script, in place of the one before. Raises OSError."""
+        """Take a script, instead of the one before. Raises OSError."""
         if self._fd < 0:
             self._fd, self._size_bytes = high(os.memfd_create("script")), 0
             self.path = f"/proc/{os.getpid()}/fd/{self._fd}"

@@ -1,4 +1,4 @@
-"""The settle duty: all that a worker tells the server about its claims goes through here, one request at a time."""
+"""The settle duty: what came of a worker's claims goes to the server through here, one request at a time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Settler:
             self._drop_ended()
 
     def journal_unheard(self) -> None:
-        """Journal what has ended and was not settled: a worker that ends without its server tells it there."""
+        """Journal what has ended and was not settled: a worker that ends without its server leaves it there."""
         for run in self._state.claims.values():
             if not run.is_lost:
                 journal_ended(self._studies, run)

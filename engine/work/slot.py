@@ -139,20 +139,21 @@ class Slot:
         claim_run.note(outcome, end)
         if claim_run.unsettled_s > _LOOK_S:
             self._state.settle_wanted.set()
-        # What is settled of it first has told the server the pace, so that the next bites are shorter.
+        # What is settled of it first gives the server the pace, so that the next bites are shorter.
         chunk = study.text(claim_run.claim.node).terms.chunk
         if claim_run.age_s > (LONG_CLAIM_S if chunk is None else LONG_CHUNK_S):
             claim_run.stop_after_current()
 
     def _prepare_next(self, study: WorkedStudy, claim_run: ClaimRun) -> None:
-        """While a sample runs: at its end the next one only has to be started. What fails now is told in its turn."""
+        """While a sample runs: at its end the next one only has to be started. What fails now fails again then."""
         claim, at = claim_run.claim, claim_run.at + 1
         if not self._is_preparing_ahead or at >= claim_run.limit:
             return
         assert claim_run.current is not None
         with contextlib.suppress(MrunError):
             run = self._executor.prepare(study, claim, at, claim_run.grant)
-            # To start one early says that it began; so not if that would be told later, or long before it is true.
+            # To start one early says that it began. So it is not done long before that is true, nor for a sample that may
+            # have begun before: its files have to tell.
             if 0 < claim.pace_ms <= _FOLLOW_PACE_MS and not run.files.sample.may_have_started:
                 self._executor.start_behind(claim_run.current, run)
             claim_run.next = run
@@ -193,7 +194,7 @@ class Slot:
                     is_timeout = True
                     process.signal(signal.SIGTERM)
                     kill_at = time.monotonic() + GRACE_S
-                    # Who was told to end sooner ends sooner.
+                    # What was asked to end sooner ends sooner.
                     claim_run.kill_at = min(claim_run.kill_at, kill_at) if claim_run.ending else kill_at
             if (is_timeout or claim_run.ending) and time.monotonic() >= claim_run.kill_at:
                 process.signal(signal.SIGKILL)
@@ -201,7 +202,7 @@ class Slot:
                 return msgspec.structs.replace(end, is_timeout=is_timeout)
 
     def _hand_back(self, study: WorkedStudy, claim_run: ClaimRun, error: HandBackError) -> bool:
-        """The sample goes back, its attempt kept; after some in a row this worker wants no more of the study."""
+        """The sample goes back in the same attempt. After some in a row this worker wants no more of the study."""
         claim_run.give_up(is_started=error.has_begun)
         study.failed_starts += error.is_counted
         if not error.is_left:
@@ -217,7 +218,7 @@ class Slot:
 
     def _journal(self, study: WorkedStudy, claim: Claim) -> None:
         with contextlib.suppress(OSError):
-            # The server has the account; the journal is the second one, and a full disk is told by the sample itself.
+            # The server has the account, and the journal is the second one. On a full disk the sample itself fails.
             study.journal.write(Claimed(claim.number, claim.node, claim.lo, claim.hi, claim.attempt, time.time()))
 
 
@@ -225,11 +226,11 @@ async def _end_rest(claim_run: ClaimRun) -> None:
     """SIGTERM ends a shell before the program that it waits for: that has as long, and is not left behind."""
     assert claim_run.current is not None
     process = claim_run.current.process
-    # Not kept in a variable: it may be told meanwhile that it is to end sooner.
-    while process.has_rest and time.monotonic() < claim_run.kill_at:  # noqa: ASYNC110 - nobody tells
+    # Read anew each time: meanwhile somebody may ask for a sooner end.
+    while process.has_rest and time.monotonic() < claim_run.kill_at:  # noqa: ASYNC110 - no event says so
         await anyio.sleep(_LOOK_FOR_REST_S)
     process.end_rest()
     # Dead, and not yet reaped by whoever inherited it, it would be taken for somebody who still writes.
     until = time.monotonic() + _REAPED_WITHIN_S
-    while process.has_rest and time.monotonic() < until:  # noqa: ASYNC110 - nobody tells
+    while process.has_rest and time.monotonic() < until:  # noqa: ASYNC110 - no event says so
         await anyio.sleep(_LOOK_FOR_REST_S)

@@ -1,4 +1,4 @@
-"""The worker: one task group of small duties around the claims in hand. The story of the room.
+"""The worker: one task group of small duties around the claims that it runs. The story of this folder.
 
 Duties are nested by lifetime: slots end first, then the last settlement goes out, and the beat is cancelled when
 there is nothing left to keep alive.
@@ -36,13 +36,13 @@ from mrun.launchers.base import Launcher
 #: Without a bell, a worker looks for work so often (a token may have died with who took it); and so many times in a
 #: lease, at least: a look is a sign of life, and spares an idle worker its beats.
 _LOOK_EVERY_S, _LOOKS_A_LEASE = 5.0, 5
-#: One that has no room for what there is looks so often whether there is something smaller.
+#: A worker that what waits does not fit looks so often whether there is something smaller.
 _LOOK_FOR_ROOM_EVERY_S = 1.0
-#: The same for one that exits when everything is done.
+#: The same for a worker that exits when everything is done.
 _LOOK_FOR_END_EVERY_S = 1.0
 #: However soon a worker without work is to leave, it looks no more often.
 _LOOK_LEAST_S = 0.1
-#: One that is to end now has so long to end what it runs, and then to hand it back, if the server hears it at all.
+#: A worker that is to end now has so long to end what it runs, and then to hand it back, if the server answers.
 _END_RUNNING_S, _FAREWELL_S = 5.0, 2.0
 
 #: What a worker asks of the store.
@@ -65,11 +65,11 @@ class Worker:
     def __init__(self, state: WorkerState, store: Store, bells: Bells, seal: Seal) -> None:
         self._state, self._store, self._bells, self._seal = state, store, bells, seal
         self._views = Views(store, seal)
-        self._is_idleness_told = False
-        #: Since when it holds nothing, and finds nothing to claim, on the monotonic clock.
+        self._has_logged_idle = False
+        #: Since when it has no claim, and finds none, on the monotonic clock.
         self._idle_since: float | None = None
-        #: Streams of classes that do not fit, of which that was said.
-        self._unfit_told: set[str] = set()
+        #: Streams of classes that never fit this worker, and for which the log says so.
+        self._logged_unfit: set[str] = set()
         #: The server has answered a beat.
         self._is_known = False
 
@@ -110,7 +110,7 @@ class Worker:
             )
         if state.stop is Stop.NONE:
             # It was to exit by itself.
-            await self._tell_refused()
+            await self._raise_refused()
 
     async def _beat_while(self, heartbeat: Heartbeat, settler: Settler, slot: Slot, jobs: Jobs) -> None:
         """Claim, run and settle, from the first beat to the last settlement."""
@@ -136,7 +136,7 @@ class Worker:
             beating.cancel_scope.cancel()
 
     async def _give_up(self, life: anyio.CancelScope) -> None:
-        """Who is told to end ends, also while the server is away: without it every call of the store waits for ever."""
+        """End the worker when it is asked to end, even if the server does not answer."""
         state = self._state
         await state.drain_asked.wait()
         if self._is_known:
@@ -144,7 +144,7 @@ class Worker:
             with anyio.move_on_after(_END_RUNNING_S):
                 while any(not claim.is_done for claim in state.claims.values()):
                     await state.slot_freed.wait(_END_RUNNING_S)
-            # What has ended is kept, however long that takes: thrown away, it would run again.
+            # The output of what has ended is written, however long that takes: without it the sample would run again.
             while any(claim.is_keeping for claim in state.claims.values()):
                 await state.slot_freed.wait(_END_RUNNING_S)
             await anyio.sleep(_FAREWELL_S)
@@ -158,14 +158,12 @@ class Worker:
         """The claim duty: keep the slots busy until there is a reason to stop."""
         state = self._state
         while state.stop is Stop.NONE:
-            options, room = state.options, state.backfill.room(state.running)
+            options, offer = state.options, state.backfill.offer(state.running)
             # Jobs need no slot: with none that is free, the worker looks for them now and then.
-            if not room.can_start and (await state.slot_freed.wait(_LOOK_EVERY_S) or not room.free.get(JOBS)):
+            if not offer.can_start and (await state.slot_freed.wait(_LOOK_EVERY_S) or not offer.free.get(JOBS)):
                 continue
-            request = ClaimRequest(
-                room.free.get(SLOTS, 0), options.queues, tuple(state.refused), options.root_study, state.time_left_ms(),
-                room,
-            )  # fmt: skip
+            slots, refused = offer.free.get(SLOTS, 0), tuple(state.refused)
+            request = ClaimRequest(slots, options.queues, refused, options.root_study, state.time_left_ms(), offer)
             asked_at = time.monotonic()
             answer = await self._store.claim(state.worker, request)
             state.note_look(asked_at, answer)
@@ -180,18 +178,18 @@ class Worker:
             elif not answer.claims and not answer.has_more_work:
                 if await self._is_all_done() or self._has_idled():
                     return
-                await self._tell_unfit(answer.unfit)
+                await self._log_unfit(answer.unfit)
                 if answer.waiting or answer.unfit or answer.is_kept:
                     # The bell rings for others: who listened now would hear nothing else.
                     await state.slot_freed.wait(_LOOK_FOR_ROOM_EVERY_S)
-                elif room.can_start:
-                    await self._tell_idle()
+                elif offer.can_start:
+                    await self._log_idle()
                     await self._wait_for_work()
 
-    async def _tell_unfit(self, streams: Sequence[str]) -> None:
+    async def _log_unfit(self, streams: Sequence[str]) -> None:
         """Say once of each class that this worker can never run what it lacks, and how to give it."""
-        for stream in set(streams) - self._unfit_told:
-            self._unfit_told.add(stream)
+        for stream in set(streams) - self._logged_unfit:
+            self._logged_unfit.add(stream)
             study, _, number = stream.rpartition(":")
             classes = await class_facts(self._store, study)
             if len(classes) <= int(number):
@@ -211,15 +209,15 @@ class Worker:
                 hint=f"Another worker must run them: mrun work {wanted}",
             )
 
-    async def _tell_idle(self) -> None:
+    async def _log_idle(self) -> None:
         """Say once that no study uses these queues: a name may be misspelt, or work is still to come."""
         options = self._state.options
         # One that exits when done does not wait.
-        if options.is_exit_when_done or self._is_idleness_told:
+        if options.is_exit_when_done or self._has_logged_idle:
             return
         if await self._views.has_unfinished(options.queues, options.root_study, ()):
             return
-        self._is_idleness_told = True
+        self._has_logged_idle = True
         log.info("queues_unused", queues=options.queues, why="no unfinished study uses them", does="waits for one")
 
     async def _is_all_done(self) -> bool:
@@ -255,12 +253,14 @@ class Worker:
             await self._state.look_wanted.wait(2 * every_s)
             waiting.cancel_scope.cancel()
 
-    async def _tell_refused(self) -> None:
+    async def _raise_refused(self) -> None:
         """It exits because nothing is there but what it refused: that is no success."""
         for study, why in self._state.refused.items():
             if await self._views.has_unfinished(self._state.options.queues, study, ()):
                 message = f"This worker refuses study '{study}', of which it can start nothing. {why}"
-                raise LauncherError(message, hint="Mend that, then start a worker again: the study is still queued.")
+                raise LauncherError(
+                    message, hint="Put that right, then start a worker again: the study is still queued."
+                )
 
     async def _watch_signals(self) -> None:
         """The first signal drains, the next one ends everything now."""

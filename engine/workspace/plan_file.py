@@ -125,7 +125,7 @@ def _lock(fd: int, workspace: str | Path) -> None:
 
 
 def _read_in_place(workspace: str | Path) -> WorkspaceStudy:
-    """Its scripts and sample tables name the place where it was queued."""
+    """Its scripts and sample tables name the directory where it was queued."""
     found, path = _read(workspace), Path(workspace).resolve()
     queued_at = Path(found.plan.workspace)
     try:

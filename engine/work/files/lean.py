@@ -25,7 +25,7 @@ from mrun.engine.work.files.way import ClaimedSample, SampleFiles, keep_within, 
 from mrun.engine.work.script_memory import ScriptMemory
 from mrun.engine.workspace.descriptors import copy, high, size_of
 
-#: Workspaces whose files for output are kept open; the least recently used go first.
+#: Workspaces whose files for output stay open; the least recently used go first.
 _WORKSPACES_MOST = 16
 #: The bit of a directory that was made, and not entered.
 _NOT_BEGUN = stat.S_ISVTX
@@ -40,7 +40,7 @@ class Spool:
         self.fd = high(os.open(path, _APPEND, 0o666))
 
     def give(self, target: str) -> None:
-        """The file becomes `target`, which is not there; a new one takes its place."""
+        """The file becomes `target`, which is not there. The spool gets a new file."""
         os.rename(self._path, target)
         self._renew()
 
@@ -88,7 +88,7 @@ class SlotFiles:
         self.memory = ScriptMemory()
 
     def clean(self) -> None:
-        """Nothing of a sample that was killed, or whose output could not be kept, may reach the next one."""
+        """Nothing of a sample that was killed, or whose output could not be written, may reach the next one."""
         for spool in self.spools:
             if size_of(spool.fd):
                 os.ftruncate(spool.fd, 0)

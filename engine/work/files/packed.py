@@ -23,7 +23,7 @@ from mrun.engine.work.script_memory import ScriptMemory
 from mrun.engine.workspace.descriptors import high, size_of
 from mrun.engine.workspace.segments import Packed, SegmentWriter, was_begun
 
-#: Workspaces whose segments are kept open; the least recently used is closed, and goes on in a new segment.
+#: Workspaces whose segments stay open; the least recently used is closed, and goes on in a new segment.
 _WORKSPACES_MOST = 16
 _PREFIX = "mrun-scratch-"
 #: So many files are deleted at once: the event loop waits for it.

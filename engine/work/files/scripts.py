@@ -47,7 +47,7 @@ class PassedScript(msgspec.Struct, frozen=True):
 
 
 class ScriptPasser:
-    """Gives samples their scripts without a file, where that can't be told from one."""
+    """Gives samples their scripts in memory, where a script can't tell that from a file."""
 
     def __init__(self, *, is_local: bool) -> None:
         self._is_local = is_local
@@ -65,7 +65,7 @@ class ScriptPasser:
             self._node = text
 
     def give(self, sample: ClaimedSample, directory: str, memory: ScriptMemory, *, is_resumed: bool) -> PassedScript:
-        """The script of a sample, or its restart script; in `memory`, if that can't be told. Raises OSError.
+        """The script of a sample, or its restart script; in `memory`, if the script can't tell. Raises OSError.
 
         A script that is a file is still to be `put`.
         """

@@ -128,7 +128,7 @@ class Spawner:
         del self._processes[process.pidfd]
         self._watcher.ended(process.pid)
         # Closing would not always take it out of the epoll: the kernel lets this process go on a moment before a child
-        # that it has just started closes its copy. Then an end would be told under a number that is another's by now.
+        # that it has just started closes its copy. Then an end would be reported under another process's number.
         self._ends.unregister(process.pidfd)
         os.close(process.pidfd)
 
@@ -166,7 +166,8 @@ class Spawner:
 def _signals_to_set() -> tuple[int, ...]:
     """All that are not ignored, and those that Python ignores.
 
-    What is not ignored is set anyway: glibc looks at each signal that it is not told of, and the engine waits for it.
+    What is not ignored is set anyway: glibc makes two calls for each signal that the list leaves out, and the engine
+    waits for them.
     """
     with open("/proc/self/status", "rb") as file:
         ignored = int(next(line for line in file if line.startswith(b"SigIgn")).split()[1], 16)

@@ -83,7 +83,7 @@ class JobWatch:
         self._waiting: list[JobProcess] = []
         self._watched: list[JobProcess] = []
         self._looks, self._submits = (BackOff(PAUSE_S, LONGEST_PAUSE_S) for _ in range(2))
-        #: What the scheduler does not do now, and was told of.
+        #: What the scheduler does not do now, and for which the log says so.
         self._troubles: set[str] = set()
         #: Study → in which words its last job was refused, and how often in a row.
         self._refusals: dict[str, tuple[str, int]] = {}
@@ -149,7 +149,7 @@ class JobWatch:
             job = await self._job_of(process)
         except LauncherAwayError as error:
             process.submitted("")
-            self._tell("submit", error)
+            self._log_trouble("submit", error)
             return False
         except RefusedError as error:
             process.fail(self._refused(process, error))
@@ -237,7 +237,7 @@ class JobWatch:
         try:
             found = await self._calls.look([process.job for process in watched])
         except LauncherAwayError as error:
-            self._tell("look", error)
+            self._log_trouble("look", error)
             self._looks.again(in_vain=True)
             return
         except LauncherError as error:
@@ -260,13 +260,13 @@ class JobWatch:
         try:
             await self._calls.cancel([process.job for process in due])
         except LauncherError as error:
-            self._tell("cancel", error)
+            self._log_trouble("cancel", error)
             return
         self._troubles.discard("cancel")
         for process in due:
             process.cancelled_at = now
 
-    def _tell(self, what: str, error: LauncherError) -> None:
+    def _log_trouble(self, what: str, error: LauncherError) -> None:
         """Once for each time of trouble."""
         if what not in self._troubles:
             self._troubles.add(what)

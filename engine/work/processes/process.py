@@ -24,7 +24,7 @@ Stream = str | int
 
 
 class Watcher(Protocol):
-    """Is told which process groups live, so that it can end them when the engine can't."""
+    """Learns which process groups live, so that it can end them when the engine can't."""
 
     def began(self, group: int) -> None:
         """A process group lives."""
@@ -60,7 +60,7 @@ class Script(msgspec.Struct, frozen=True):
 class Order(msgspec.Struct, frozen=True):
     """A script as a process that stays takes it."""
 
-    #: By which its process is told from others of that process.
+    #: By which the process that stays names the script.
     number: int
     script: Script
     #: What the process reads.

@@ -30,7 +30,7 @@ _SIGNAL_BASE = 128
 _EXPANDED = frozenset(b"$`~\\")
 #: No other directory, but one that is entered later is exported.
 _NO_OLDPWD = b"unset OLDPWD\nexport OLDPWD\n"
-#: dash keeps about a hundred bytes of each sample; after so many a new one takes its place.
+#: dash loses about a hundred bytes for each sample; after so many samples another shell is started.
 SAMPLES_MOST = 10_000
 #: A shell that could not be started is left alone for so long.
 _UNFIT_S = 60.0
@@ -93,7 +93,7 @@ class WarmShells:
         """Start a script in a shell that is free, or in a new one.
 
         Returns:
-            None if that shell can't be kept warm here: start the script cold.
+            None if that shell can't stay warm here: start the script cold.
         """
         shell = order.script.shell
         idle = self._idle.setdefault(shell, [])
@@ -126,7 +126,7 @@ class WarmShells:
         exports = [b"%b=%b" % (name, quoted(value)) for name, value in environment.items() - known.items()]
         if exports:
             parts.append(b"export %b\n" % b" ".join(exports))
-        # A shell that has just started does not remember another directory than the one it was told of.
+        # A shell that has just started remembers no other directory than the one in its environment.
         parts.append(b"export OLDPWD=%b\n" % quoted(environment[b"OLDPWD"]) if b"OLDPWD" in environment else _NO_OLDPWD)
         if script.is_whole:
             parts.append(b"SHLVL=%d\n" % _next_level(environment))
@@ -251,7 +251,7 @@ class WarmProcess(Process):
             self._signal_group(signal.SIGKILL)
 
     def note_death(self) -> None:
-        """The shell is gone. If there was a subshell, it has said its number by now, or never will."""
+        """The shell is gone. If there was a subshell, it has written its number by now, or never will."""
         self._signal_group(signal.SIGKILL)
         if self._is_shell_killed:
             self._finish(Exit(-signal.SIGKILL, elapsed_ms=1000 * self.elapsed_s))
@@ -269,16 +269,16 @@ class WarmProcess(Process):
             self._retry = None
 
 
-def _is_code_in(said: bytes, code: int) -> bool:
+def _is_code_in(text: bytes, code: int) -> bool:
     """Whether the shell's line on its job says that it was a code: `[1]+  Exit 143`, `[1] + Done(143)`."""
-    return re.search(rb"^\[\d+\].*\D%d\D" % code, said, re.MULTILINE) is not None
+    return re.search(rb"^\[\d+\].*\D%d\D" % code, text, re.MULTILINE) is not None
 
 
-def _last_line(said: bytes) -> str:
+def _last_line(text: bytes) -> str:
     """Of errors. What comes before may be the shell's word on how the sample before ended."""
-    lines = said.decode(errors="replace").split("\n")
-    told = (line.strip() for line in reversed(lines) if line.strip() and not line.startswith(("[", "order-")))
-    return next(told, "it did not say why")
+    lines = text.decode(errors="replace").split("\n")
+    errors = (line.strip() for line in reversed(lines) if line.strip() and not line.startswith(("[", "order-")))
+    return next(errors, "it did not say why")
 
 
 def _next_level(environment: Mapping[bytes, bytes]) -> int:

@@ -102,7 +102,7 @@ class Listener(Protocol):
         """The shell says how it ended, or that it was stopped."""
 
     def note_death(self) -> None:
-        """The shell is gone, and the sample, if it had begun, has said its number."""
+        """The shell is gone, and the sample, if it had begun, has written its number."""
 
 
 def setup_text(number: int, directory: str, out: Stream, err: Stream, *, is_bash: bool) -> bytes:
@@ -138,7 +138,7 @@ class WarmShell:
         self._heard = b""
         self._cpus: tuple[int, ...] = ()
         self._stopped_fd: int | None = None
-        #: What was stopped has ended, and the shell was told.
+        #: What was stopped has ended, and the shell knows it.
         self._was_stopped = False
         #: What to do, and what to do next: the shell reads them by turns.
         self._texts = (ScriptMemory(), ScriptMemory())
@@ -189,26 +189,26 @@ class WarmShell:
         """Take back a sample that is next. False: the shell has begun with it, or will."""
         if self._next is not sample or self._was_stopped:
             return False
-        # While a sample is stopped the shell reads all lines, and begins with nothing, until it is told to go on.
+        # While a sample is stopped the shell reads all lines, and begins with nothing, until it reads `again`.
         if self._tell(b"drop\n") if self._stopped_fd is not None else self._read_back():
             self.count -= 1
             self._next = None
         return self._next is None
 
     def hear(self) -> bytes:
-        """What it and its subshells said, without what nobody needs any more."""
+        """What it and its subshells wrote to stderr, without what nobody needs any more."""
         if self._speech >= 0:
             self._heard += _read_now(self._speech)
         return self._heard
 
     def subshell_of(self, order: int) -> int | None:
-        """The process that has taken that order, if it has said so."""
+        """The process that has taken that order, if it has written so."""
         _, _, behind = self.hear().partition(_BEGUN % order)
         process, end, _ = behind.partition(b"\n")
         return int(process) if end else None
 
     def words_on(self, order: int) -> bytes:
-        """What was said between that it was taken and that the next one was, if anything was."""
+        """What the shell wrote after it took that order, and before it took the next one."""
         return self.hear().partition(_BEGUN % order)[2].partition(_NEXT)[0]
 
     def forget(self, order: int) -> None:
@@ -263,7 +263,7 @@ class WarmShell:
         self._popen.kill()
 
     def discard(self) -> None:
-        """Kill it, and let go of all that belongs to it, but for what it said. Twice is once."""
+        """Kill it, and let go of all that belongs to it, but for what it wrote. A second call does nothing."""
         if self._speech < 0:
             return
         if not self.is_dead:

@@ -43,12 +43,12 @@ def keeper(clock):
 
 
 def kept_for(keeper, running) -> str:
-    kept = keeper.room(running).kept
+    kept = keeper.offer(running).kept
     return kept.stream if kept else ""
 
 
 def test_nothing_is_kept_where_nothing_waits(keeper):
-    room = keeper.room([held(2, 0)])
+    room = keeper.offer([held(2, 0)])
     assert room.free == {"slots": 7, "cpus": 6, "jobs": 100}
     assert room.kept is None
 
@@ -58,13 +58,13 @@ def test_who_waits_is_promised_the_moment_when_enough_is_expected_to_be_free(kee
     running = [held(3, 3000), held(2, 1000), held(2, 2000)]
     keeper.note(answer(LARGE), running)
     # I expect that four are free after two seconds, with one more than is needed
-    assert keeper.room(running).kept == Kept("q", "s:1", {"slots": 5, "cpus": 1, "jobs": 100}, 2000)
+    assert keeper.offer(running).kept == Kept("q", "s:1", {"slots": 5, "cpus": 1, "jobs": 100}, 2000)
 
 
 def test_claims_of_which_nobody_knows_how_long_they_take_may_end_at_any_moment(keeper):
     running = [held(5, 0), held(3, 9000)]
     keeper.note(answer(LARGE), running)
-    kept = keeper.room(running).kept
+    kept = keeper.offer(running).kept
     assert (kept.window_ms, kept.spare["cpus"]) == (0, 0)
 
 
