@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from mrun.engine.errors import LauncherError, MrunError, WorkspaceError
+from mrun.engine.errors import HandBackError, LauncherError, MrunError, WorkspaceError
 from mrun.engine.plan.render import NodeText
 from mrun.engine.records import Claim
 from mrun.engine.work.affinity import NO_GRANT, Grant, pinned
@@ -19,7 +19,6 @@ from mrun.engine.work.files.full import FullFiles
 from mrun.engine.work.files.lean import LeanFiles
 from mrun.engine.work.files.packed import PackedFiles
 from mrun.engine.work.files.way import ClaimedSample, SampleFiles, Way
-from mrun.engine.work.outcomes import HandBackError
 from mrun.engine.work.processes.cold import ColdProcess, Spawner
 from mrun.engine.work.processes.job import JobFiles, JobSample
 from mrun.engine.work.processes.job_watch import Jobs

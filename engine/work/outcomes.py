@@ -12,26 +12,8 @@ import signal
 
 import msgspec
 
-from mrun.engine.errors import MrunError
 from mrun.engine.plan.model import Terms
 from mrun.engine.records import Flags, ReturnCode, SampleState, failure_flags
-
-
-class HandBackError(MrunError):
-    """A sample did not start, or came to no end of its own, through no fault of its script: it goes back as it was."""
-
-    is_retryable = True
-
-    def __init__(
-        self, message: str, *, hint: str = "", has_begun: bool = False, is_counted: bool = True, is_left: bool = False
-    ) -> None:
-        super().__init__(message, hint=hint)
-        #: The script may have done something.
-        self.has_begun = has_begun
-        #: It speaks against this worker, or this study.
-        self.is_counted = is_counted and not is_left
-        #: Nothing went wrong: it goes on without this worker, or is to be tried again later.
-        self.is_left = is_left
 
 
 class Exit(msgspec.Struct, frozen=True):

@@ -14,11 +14,12 @@ import signal
 import time
 from collections.abc import Callable
 
+from mrun.engine.errors import HandBackError
 from mrun.engine.records import Claim
 from mrun.engine.work.affinity import NO_GRANT
 from mrun.engine.work.claim import ClaimAccount
 from mrun.engine.work.files.way import SampleFiles
-from mrun.engine.work.outcomes import Exit, HandBackError
+from mrun.engine.work.outcomes import Exit
 from mrun.engine.work.processes.process import Order, Process, Script
 
 

@@ -11,11 +11,11 @@ import anyio
 import msgspec
 import structlog
 
-from mrun.engine.errors import MrunError
+from mrun.engine.errors import HandBackError, MrunError
 from mrun.engine.records import Claim, SampleState
 from mrun.engine.resources import CPUS
 from mrun.engine.work.executor import Executor
-from mrun.engine.work.outcomes import CANCELLED, Exit, HandBackError, Outcome, judge
+from mrun.engine.work.outcomes import CANCELLED, Exit, Outcome, judge
 from mrun.engine.work.run import ClaimRun, Ending, RunState, SampleRun
 from mrun.engine.work.state import WorkerState
 from mrun.engine.work.studies import Studies, WorkedStudy
@@ -152,8 +152,8 @@ class Slot:
         assert claim_run.current is not None
         with contextlib.suppress(MrunError):
             run = self._executor.prepare(study, claim, at, claim_run.grant)
-            # To start one early says that it began. So it is not done long before that is true, nor for a sample that may
-            # have begun before: its files have to tell.
+            # To start one early says that it began. So it is not done long before that is true, nor for a sample of
+            # which its files have to say whether it began before.
             if 0 < claim.pace_ms <= _FOLLOW_PACE_MS and not run.files.sample.may_have_started:
                 self._executor.start_behind(claim_run.current, run)
             claim_run.next = run

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrun.engine.work.outcomes import HandBackError
+from mrun.engine.errors import HandBackError
 from mrun.engine.work.processes.warm import SAMPLES_MOST
 from tests.conftest import wait_until
 from tests.lab import Lab

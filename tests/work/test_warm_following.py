@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrun.engine.work.outcomes import HandBackError
+from mrun.engine.errors import HandBackError
 from mrun.engine.work.processes.warm import WarmProcess
 from tests.conftest import wait_until
 from tests.lab import Lab

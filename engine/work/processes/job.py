@@ -20,12 +20,12 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from mrun.engine.atomic_file import replaced_file
-from mrun.engine.errors import MrunError
+from mrun.engine.errors import HandBackError, MrunError
 from mrun.engine.plan.model import JobTerms
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.work.files.full import FullFiles, FullSample
 from mrun.engine.work.files.way import ClaimedSample, SampleFiles, write_script
-from mrun.engine.work.outcomes import Exit, HandBackError
+from mrun.engine.work.outcomes import Exit
 from mrun.engine.work.processes.process import Process
 from mrun.launchers.schedulers import End, EndKind, Job, end_by_code
 

@@ -15,8 +15,7 @@ import structlog
 from anyio.abc import TaskGroup, TaskStatus
 
 from mrun.engine.back_off import BackOff
-from mrun.engine.errors import LauncherAwayError, LauncherError, MrunError
-from mrun.engine.work.outcomes import HandBackError
+from mrun.engine.errors import HandBackError, LauncherAwayError, LauncherError, MrunError
 from mrun.engine.work.processes.job import JobProcess, JobRecord, JobSample
 from mrun.engine.work.wakeup import Wakeup
 from mrun.launchers.find import launcher_named

@@ -10,8 +10,8 @@ import asyncio
 import os
 import signal
 
-from mrun.engine.errors import MrunError
-from mrun.engine.work.outcomes import Exit, HandBackError
+from mrun.engine.errors import HandBackError, MrunError
+from mrun.engine.work.outcomes import Exit
 from mrun.engine.work.processes.cold import ColdProcess, Spawner
 from mrun.engine.work.processes.process import Script
 from mrun.launchers.base import Launcher

@@ -16,9 +16,10 @@ from collections.abc import Mapping
 
 import structlog
 
+from mrun.engine.errors import HandBackError
 from mrun.engine.plan.model import PlanStep
 from mrun.engine.work.groups import signal_group
-from mrun.engine.work.outcomes import Exit, HandBackError
+from mrun.engine.work.outcomes import Exit
 from mrun.engine.work.processes.process import Order, Process, Script, Watcher
 from mrun.engine.work.processes.warm_shell import WarmShell, quoted, setup_text
 

@@ -29,8 +29,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from mrun.engine.errors import HandBackError
 from mrun.engine.work.groups import children_of
-from mrun.engine.work.outcomes import HandBackError
 from mrun.engine.work.processes.process import Stream, Watcher
 from mrun.engine.work.script_memory import ScriptMemory
 
