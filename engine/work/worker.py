@@ -26,7 +26,6 @@ from mrun.engine.store.views import Views
 from mrun.engine.work.executor import Executor
 from mrun.engine.work.guard import GuardLink
 from mrun.engine.work.heartbeat import Heartbeat
-from mrun.engine.work.processes.job_watch import Jobs
 from mrun.engine.work.settler import Settler
 from mrun.engine.work.slot import Slot
 from mrun.engine.work.state import Stop, WorkerOptions, WorkerState
@@ -93,7 +92,7 @@ class Worker:
                 life.start_soon(self._watch_signals)
                 life.start_soon(self._watch_guard, link)
                 life.start_soon(self._give_up, life.cancel_scope)
-                await self._beat_while(heartbeat, settler, slot, executor.jobs)
+                await self._beat_while(heartbeat, settler, slot, executor)
                 # Only now: a beat after it would make the worker known again, for one lease.
                 await self._store.leave(state.worker)
                 life.cancel_scope.cancel()
@@ -112,7 +111,7 @@ class Worker:
             # It was to exit by itself.
             await self._raise_refused()
 
-    async def _beat_while(self, heartbeat: Heartbeat, settler: Settler, slot: Slot, jobs: Jobs) -> None:
+    async def _beat_while(self, heartbeat: Heartbeat, settler: Settler, slot: Slot, executor: Executor) -> None:
         """Claim, run and settle, from the first beat to the last settlement."""
         state = self._state
         await heartbeat.beat()
@@ -126,7 +125,7 @@ class Worker:
         )
         async with anyio.create_task_group() as beating:
             beating.start_soon(heartbeat.run)
-            await beating.start(jobs.run)
+            await beating.start(executor.jobs.run)
             async with anyio.create_task_group() as settling:
                 settling.start_soon(settler.run)
                 async with anyio.create_task_group() as running:
