@@ -23,7 +23,7 @@ class Resume(enum.IntEnum):
     LEFT_RESUMING = 3
 
 
-BEGINS, RESUMES, MAY_HAVE_STARTED, LEFT_RESUMING = Resume
+BEGINS, RESUMES, MAY_HAVE_STARTED, LEFT_RESUMING = map(int, Resume)
 
 
 class WorkerAnswer(enum.StrEnum):

@@ -44,9 +44,6 @@ _LOOK_LEAST_S = 0.1
 #: A worker that is to end now has so long to end what it runs, and then to hand it back, if the server answers.
 _END_RUNNING_S, _FAREWELL_S = 5.0, 2.0
 
-#: What a worker asks of the store.
-_MOVES = ("beat", "claim", "settle", "hand_back", "reclaim", "leave")
-
 log = structlog.get_logger()
 
 

@@ -78,7 +78,8 @@ class Outliving(Faked):
 
 def sample_run(**more: Any) -> tuple[SampleRun, list[str]]:
     calls: list[str] = []
-    files = Files(sample=None, directory="/d", script="s", out="o", err="e", is_resumed=False, calls=calls, **more)
+    sample: Any = None
+    files = Files(sample=sample, directory="/d", script="s", out="o", err="e", is_resumed=False, calls=calls, **more)
     return SampleRun(files, SCRIPT, None), calls
 
 
@@ -90,13 +91,15 @@ def started(process: Faked) -> SampleRun:
 
 async def test_a_sample_is_entered_kept_and_released() -> None:
     run, calls = sample_run()
-    assert run.state is RunState.WAITING
+    states = [run.state]
     run.start(Faked)
-    assert run.state is RunState.RUNNING
+    states.append(run.state)
     await run.keep(Exit(0, 1.0), is_finished=True, is_lost=False)
-    assert run.state is RunState.KEEPING
+    states.append(run.state)
     run.close(RunState.ENDED)
-    assert (run.state, calls) == (RunState.ENDED, ["enter", "keep", "release"])
+    states.append(run.state)
+    assert states == [RunState.WAITING, RunState.RUNNING, RunState.KEEPING, RunState.ENDED]
+    assert calls == ["enter", "keep", "release"]
 
 
 def test_of_a_sample_that_could_not_be_started_nothing_says_that_it_was() -> None:
@@ -138,7 +141,8 @@ def test_what_can_not_be_withdrawn_counts_as_running() -> None:
     assert run.limit == 2
     run.next = started(Faked(is_taken_back=True))
     run.stop_after_current()
-    assert (run.limit, run.next) == (1, None)
+    assert run.limit == 1
+    assert not run.next
 
 
 def test_what_ends_sooner_beats_what_was_asked_before() -> None:
