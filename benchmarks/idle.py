@@ -1,7 +1,7 @@
 """What do a thousand idle workers cost the server?
 
 Each has what an idle `mrun work` has: on one connection a look for work, which is a sign of life, and the worker's own
-`Pulse`, which beats when looks stay out; on another one a blocked read of bells, whose time-out brings the next look.
+`Heartbeat`, which beats when looks stay out; on another one a blocked read of bells, whose time-out is the next look.
 Four processes share them. `commands` tells where the time goes. Takes about a minute. Does not show: what they cost
 their own hosts; a network.
 """
@@ -25,8 +25,8 @@ from mrun.engine.store.bells import Bells
 from mrun.engine.store.schema import Keys
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
-from mrun.engine.work.desk import Desk, WorkerOptions
-from mrun.engine.work.pulse import Pulse
+from mrun.engine.work.heartbeat import Heartbeat
+from mrun.engine.work.state import WorkerOptions, WorkerState
 from mrun.engine.work.studies import Studies
 from mrun.engine.work.worker import look_every_s
 
@@ -45,14 +45,14 @@ async def _idle_worker(on: Stage, name: str) -> None:
     facts = WorkerFacts("benchmark", 1, (QUEUE,), SLOTS)
     studies = Studies(store, Seal(bytes(32)), name, "benchmark")
     options = WorkerOptions((QUEUE,), Inventory(SLOTS, SLOTS))
-    desk = Desk(name, facts, options)
-    pulse = Pulse(desk, store, studies)
-    await pulse.beat()
+    state = WorkerState(name, facts, options)
+    heartbeat = Heartbeat(state, store, studies)
+    await heartbeat.beat()
     async with anyio.create_task_group() as duties:
-        duties.start_soon(pulse.run)
+        duties.start_soon(heartbeat.run)
         while True:
             asked_at = time.monotonic()
-            desk.note_look(asked_at, await store.claim(name, ClaimRequest(SLOTS, (QUEUE,))))
+            state.note_look(asked_at, await store.claim(name, ClaimRequest(SLOTS, (QUEUE,))))
             await bells.wait(look_every_s(options))
 
 

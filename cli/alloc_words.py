@@ -18,8 +18,8 @@ from mrun.engine.nearest import nearest_hint
 from mrun.engine.resources import read_resources
 from mrun.engine.store.allocs import AllocTerms
 from mrun.engine.store.connect import Broker
-from mrun.launchers.desk import JobDesk
 from mrun.launchers.find import launcher_named, names
+from mrun.launchers.job_calls import JobCalls
 from mrun.launchers.schedulers import Scheduler
 
 #: Names stand in names of jobs, of files and of keys.
@@ -142,10 +142,10 @@ def scheduler_of(kind: str) -> Scheduler:
     return scheduler
 
 
-def desk_of(kind: str) -> JobDesk:
+def desk_of(kind: str) -> JobCalls:
     """The same, to be asked."""
     environment = {name: value for name, value in os.environ.items() if name != "MRUN_PARENT"}
-    return JobDesk(scheduler_of(kind), environment)
+    return JobCalls(scheduler_of(kind), environment)
 
 
 def reach_warnings(broker: Broker) -> list[str]:

@@ -8,7 +8,7 @@ from mrun.engine.errors import MrunError
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.render import NodeText
 from mrun.engine.store.views import FailedSample
-from mrun.engine.workspace.plan_file import read_kept
+from mrun.engine.workspace.plan_file import read_plan
 
 
 async def failures_of(session: Session, study: str, most: int, plan: Plan | None = None) -> list[FailedPlace]:
@@ -16,7 +16,7 @@ async def failures_of(session: Session, study: str, most: int, plan: Plan | None
     failed = await session.views.failed_samples(study, most)
     if failed and plan is None:
         try:
-            plan = read_kept((await session.views.status(study)).workspace).plan
+            plan = read_plan((await session.views.status(study)).workspace).plan
         except MrunError:
             plan = None  # the workspace is on another machine, or gone: why it failed is told without
     return [_place(one, plan) for one in failed]

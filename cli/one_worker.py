@@ -30,8 +30,8 @@ from mrun.engine.store.connect import Broker, check_server, greeted, open_broker
 from mrun.engine.store.durability import flush_needs
 from mrun.engine.store.seal import load_seal
 from mrun.engine.store.store import LONGEST_PAUSE_S, Store
-from mrun.engine.work.desk import Desk, WorkerOptions
 from mrun.engine.work.guard import GuardLink, run_guarded
+from mrun.engine.work.state import WorkerOptions, WorkerState
 from mrun.engine.work.worker import Worker
 from mrun.launchers.base import Allocation
 from mrun.launchers.local import LocalLauncher
@@ -171,7 +171,7 @@ async def _work(settings: Settings, broker: Broker, options: WorkerOptions, name
         pause_s = min(LONGEST_PAUSE_S, options.lease_s / 8)
         store = Store(client, settings.namespace, patience_s=_FOR_EVER_S, longest_pause_s=pause_s, flush=flush)
         bells = Bells(bell_client, settings.namespace, options.queues, worker_id)
-        worker = Worker(Desk(worker_id, facts, options), store, bells, load_seal(settings.config_dir))
+        worker = Worker(WorkerState(worker_id, facts, options), store, bells, load_seal(settings.config_dir))
         await worker.run(LocalLauncher(), link)
     finally:
         await client.aclose()

@@ -121,3 +121,20 @@ class LauncherAwayError(LauncherError):
     """The scheduler does not answer now, or takes no more jobs for now; it may later."""
 
     is_retryable = True
+
+
+class HandBackError(MrunError):
+    """A sample did not start, or came to no end of its own, through no fault of its script: it goes back as it was."""
+
+    is_retryable = True
+
+    def __init__(
+        self, message: str, *, hint: str = "", has_begun: bool = False, is_counted: bool = True, is_left: bool = False
+    ) -> None:
+        super().__init__(message, hint=hint)
+        #: The script may have done something.
+        self.has_begun = has_begun
+        #: It speaks against this worker, or this study.
+        self.is_counted = is_counted and not is_left
+        #: Nothing went wrong: it goes on without this worker, or is to be tried again later.
+        self.is_left = is_left

@@ -9,10 +9,43 @@ import msgspec
 
 from mrun.engine.resources import CPUS, SLOTS
 
-#: Values of `resume` of a task: its samples begin anew; the last execution ended with RESTART, or was interrupted, so
-#: that `restart` is run instead of `cmd`; a worker left them behind, and the files of each tell whether it was started;
-#: a worker left behind what was to resume. Not told by `losses`: they stay when a later execution ends by itself.
-BEGINS, RESUMES, MAY_HAVE_STARTED, LEFT_RESUMING = 0, 1, 2, 3
+
+class Resume(enum.IntEnum):
+    """What is known of the execution before, of the samples of a task. `losses` does not tell it: they stay."""
+
+    #: The samples begin anew.
+    BEGINS = 0
+    #: The last execution ended with RESTART, or was interrupted: `restart` is run instead of `cmd`.
+    RESUMES = 1
+    #: A worker left the samples behind. The files of each tell whether it was started.
+    MAY_HAVE_STARTED = 2
+    #: A worker left samples behind that were to resume.
+    LEFT_RESUMING = 3
+
+
+BEGINS, RESUMES, MAY_HAVE_STARTED, LEFT_RESUMING = map(int, Resume)
+
+
+class WorkerAnswer(enum.StrEnum):
+    """What the server says to a worker that claims or beats."""
+
+    OK = "ok"
+    #: The server does not know the worker: it has to beat with its facts.
+    UNKNOWN = "unknown"
+    #: Somebody asked the worker to claim nothing more.
+    DRAIN = "drain"
+
+
+class SettleResult(enum.StrEnum):
+    """What the server says to a settlement."""
+
+    OK = "ok"
+    #: The claim is another worker's by now: nothing was accounted.
+    LOST = "lost"
+    #: The study is gone: nothing was accounted.
+    GONE = "gone"
+    #: It was accounted; nothing more of the study is to be started.
+    STOPPING = "stopping"
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True):
@@ -25,6 +58,7 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
     hi: int
     attempt: int
     losses: int
+    #: A `Resume`.
     resume: int
     #: How many times samples had been added to the study: a worker's plan of it must be of this edition, or later.
     edition: int = 0

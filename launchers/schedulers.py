@@ -53,6 +53,16 @@ class EndKind(enum.Enum):
     UNKNOWN = "unknown"
 
 
+#: Ends that are not the script's doing.
+_SENTENCES = {
+    EndKind.NODE_FAILED: "Its node failed",
+    EndKind.PREEMPTED: "Its place was taken by a job of higher rank",
+    EndKind.REFUSED: "The scheduler did not start it",
+    EndKind.TIMED_OUT: "The allocation has ended",
+    EndKind.UNKNOWN: "Nobody knows how it ended",
+}
+
+
 class End(msgspec.Struct, frozen=True):
     """How a script ended. `code` is -1 and `signal` 0 where there is none; `why` is the scheduler's own word."""
 
@@ -60,6 +70,12 @@ class End(msgspec.Struct, frozen=True):
     code: int = -1
     signal: int = 0
     why: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """What a user reads of an end that is not the script's doing; empty for the others."""
+        what = _SENTENCES.get(self.kind, "")
+        return what and (f"{what}: {self.why}." if self.why else f"{what}.")
 
 
 class RefusedError(LauncherError):

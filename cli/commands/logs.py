@@ -16,7 +16,7 @@ from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.workspace.outputs import SampleOutput, Source, sample_outputs
-from mrun.engine.workspace.plan_file import read_kept
+from mrun.engine.workspace.plan_file import read_plan
 
 
 def plan_of(invocation: Invocation, selector: str) -> Plan:
@@ -26,13 +26,13 @@ def plan_of(invocation: Invocation, selector: str) -> Plan:
         NotFoundError: there is no such study, or its workspace is gone.
     """
     if Path(selector, JOURNAL_DIR).is_dir():
-        return read_kept(selector).plan
+        return read_plan(selector).plan
 
     async def find() -> str:
         async with invocation.session() as session:
             return await find_workspace(session, selector)
 
-    return read_kept(anyio.run(find)).plan
+    return read_plan(anyio.run(find)).plan
 
 
 @click.command("logs")

@@ -22,7 +22,7 @@ from mrun.engine.store.allocs import FORCE, PAUSE, REMOVE, RESUME, AllocJob, All
 from mrun.engine.store.backlog import Backlog, look_at_backlog
 from mrun.engine.store.store import Store
 from mrun.engine.store.views import Views, WorkerStatus
-from mrun.launchers.desk import JobDesk
+from mrun.launchers.job_calls import JobCalls
 from mrun.launchers.schedulers import JobStatus
 
 #: A submission under way is not interrupted, unless it takes longer than any call of a scheduler may.
@@ -56,7 +56,7 @@ class Keeper:
 
     def __init__(
         self, name: str, allocs: Allocs, store: Store, views: Views, place: JobPlace,
-        *, desk_of: Callable[[str], JobDesk], keeps_s: float,
+        *, desk_of: Callable[[str], JobCalls], keeps_s: float,
     ) -> None:  # fmt: skip
         self._name = name
         self._allocs, self._store, self._views = allocs, store, views
@@ -123,7 +123,7 @@ class Keeper:
         seen = [self._seen(kept, job, statuses.get(job.job), workers) for job in jobs]
         return await self._write(kept, after_look(kept.state, seen, kept.now_ms))
 
-    async def _found(self, desk: JobDesk, kept: KeptAlloc, job: AllocJob) -> AllocJob | None:
+    async def _found(self, desk: JobCalls, kept: KeptAlloc, job: AllocJob) -> AllocJob | None:
         """A job with its id; one of which nobody heard is looked for by its name. None: there is none of that name."""
         if job.job:
             return job

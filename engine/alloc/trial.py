@@ -8,7 +8,7 @@ import msgspec
 from mrun.engine.alloc.jobs import JobPlace, write_job
 from mrun.engine.errors import LauncherAwayError, LauncherError
 from mrun.engine.store.allocs import AllocTerms
-from mrun.launchers.desk import JobDesk
+from mrun.launchers.job_calls import JobCalls
 from mrun.launchers.schedulers import Job, RefusedError, Scheduler
 
 #: The number of a job that is none of the allocation's.
@@ -23,7 +23,7 @@ def trial_job(terms: AllocTerms, place: JobPlace, scheduler: Scheduler) -> Job:
     return msgspec.structs.replace(job, extra=(*job.extra, *scheduler.held))
 
 
-async def try_out(desk: JobDesk, job: Job, place: JobPlace) -> str:
+async def try_out(desk: JobCalls, job: Job, place: JobPlace) -> str:
     """Submit the trial job, and cancel it; its id.
 
     Raises:

@@ -17,7 +17,6 @@ import json
 import os
 import re
 import socket
-import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mrun.engine.atomic_file import replaced_file
 from mrun.engine.errors import BrokerAwayError, BrokerError, SettingsError, UsageError
 from mrun.engine.settings import Secret, Settings, private_dir, temporary_runtime_dir
 
@@ -144,18 +144,12 @@ def write_private(path: Path, content: bytes) -> None:
     Raises:
         BrokerError: it can't be written.
     """
-    temporary: Path | None = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
+        with replaced_file(path, 0o600) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise BrokerError(f"'{path}' can't be written: {error.strerror}.", where=str(path)) from error
 
 

@@ -32,7 +32,7 @@ from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.expanded import text_expander
 from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.generated import with_generated
-from mrun.engine.workspace.plan_file import keep, run_key
+from mrun.engine.workspace.plan_file import run_key, write_plan
 from mrun.engine.plan.model import Plan, SampleTable
 from mrun.engine.plan.places import JOURNAL_DIR, Place, place_study
 from mrun.engine.plan.render import NodeText
@@ -205,7 +205,7 @@ async def enqueue_run(
 ) -> Queued:
     """The same for any run of a study. Raises as `enqueue`; UsageError if the run to be replaced has not ended."""
     key = run_key(opening.study, opening.run)
-    keep(opening.study, opening.run, plan)
+    write_plan(opening.study, opening.run, plan)
     staged = await store.submit(key, plan, seal, opening.past)
     facts = await _study_facts(store, key, plan, order)
     if opening.since:

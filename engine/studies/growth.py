@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from mrun.engine.studies.enqueue import Queued, queued_study, step_facts
 from mrun.engine.errors import BrokerError, NotFoundError, UsageError, WorkspaceError
-from mrun.engine.workspace.plan_file import KeptStudy, keep, opened, run_key
+from mrun.engine.workspace.plan_file import WorkspaceStudy, opened, run_key, write_plan
 from mrun.engine.plan.model import Plan, SampleTable
 from mrun.engine.plan.paths import MAX_LISTED_PATHS
 from mrun.engine.plan.places import INFO_DIR
@@ -71,7 +71,7 @@ async def add_samples(store: Store, seal: Seal, workspace: str | Path, path: str
         return await _add(store, seal, await _as_the_server_has_it(store, kept), path, is_lenient=is_lenient)
 
 
-async def _add(store: Store, seal: Seal, kept: KeptStudy, path: str, *, is_lenient: bool) -> Added:
+async def _add(store: Store, seal: Seal, kept: WorkspaceStudy, path: str, *, is_lenient: bool) -> Added:
     table = _check_growing(kept)
     warnings: list[str] = []
     directory = _new_directory(kept.plan.workspace)
@@ -92,7 +92,7 @@ async def _add(store: Store, seal: Seal, kept: KeptStudy, path: str, *, is_lenie
     return Added(queued, run, part.count, is_new_run=run != kept.run, warnings=tuple(warnings))
 
 
-async def _as_the_server_has_it(store: Store, kept: KeptStudy) -> KeptStudy:
+async def _as_the_server_has_it(store: Store, kept: WorkspaceStudy) -> WorkspaceStudy:
     """The kept study, without samples that an earlier call meant to add, and of which the server has never heard."""
     for run in (kept.run, kept.run - 1):
         facts = await store.call("HMGET", store.keys.study(run_key(kept.study, run)), "state", "edition")
@@ -106,15 +106,15 @@ async def _as_the_server_has_it(store: Store, kept: KeptStudy) -> KeptStudy:
     return kept
 
 
-async def _place(store: Store, seal: Seal, kept: KeptStudy, plan: Plan) -> tuple[Queued, int]:
+async def _place(store: Store, seal: Seal, kept: WorkspaceStudy, plan: Plan) -> tuple[Queued, int]:
     """Give the plan to the server; returns the study, and the run in which the new samples are."""
     if await store.call("HGET", store.keys.study(kept.key), "state") in _UNFINISHED:
         # First where `restart` would look for it, then on the server.
-        keep(kept.study, kept.run, plan)
+        write_plan(kept.study, kept.run, plan)
         answer = await store.grow(kept.key, plan, seal, msgspec.json.encode(step_facts(plan)))
         if answer == "grown":
             return queued_study(kept.key, plan), kept.run
-        keep(kept.study, kept.run, kept.plan)
+        write_plan(kept.study, kept.run, kept.plan)
         if answer not in ("ended", "gone"):
             raise _refusal(answer, kept.key)
     return await reopen_grown(store, seal, kept, plan), kept.run + 1
@@ -126,7 +126,7 @@ def _refusal(answer: str, study: str) -> UsageError:
     return UsageError(f"Others changed study '{study}' at the same time; nothing was added.", hint="Try it once more.")
 
 
-def _check_growing(kept: KeptStudy) -> SampleTable:
+def _check_growing(kept: WorkspaceStudy) -> SampleTable:
     table = kept.plan.samples
     if table is None:
         hint = "Add merlin.samples to the spec, and queue it."

@@ -16,12 +16,12 @@ from msgspec.structs import replace
 from mrun.engine.studies.enqueue import Opening, Order, Queued, enqueue_run
 from mrun.engine.errors import NotFoundError, UsageError
 from mrun.engine.workspace.downstream import with_downstream
-from mrun.engine.workspace.plan_file import KeptStudy, opened, run_key
+from mrun.engine.workspace.plan_file import WorkspaceStudy, opened, run_key
 from mrun.engine.plan.model import Plan
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 from mrun.engine.workspace.history import Selection, count_again, past_of, read_fates, select, with_added, without
-from mrun.engine.workspace.run_base import Fates, keep_base
+from mrun.engine.workspace.run_base import Fates, write_base
 
 
 class Reopened(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ async def reopen(store: Store, seal: Seal, workspace: str | Path, selection: Sel
         return await _reopen(store, seal, kept, selection)
 
 
-async def _reopen(store: Store, seal: Seal, kept: KeptStudy, selection: Selection) -> Reopened:
+async def _reopen(store: Store, seal: Seal, kept: WorkspaceStudy, selection: Selection) -> Reopened:
     replaces = await ended_run(store, kept)
     fates, since = read_fates(kept.plan, kept.run)
     again = with_downstream(kept.plan, select(kept.plan, fates, selection))
@@ -67,7 +67,7 @@ async def _reopen(store: Store, seal: Seal, kept: KeptStudy, selection: Selectio
     return Reopened(queued, kept.run + 1, count, total - count, left)
 
 
-async def reopen_grown(store: Store, seal: Seal, kept: KeptStudy, plan: Plan) -> Queued:
+async def reopen_grown(store: Store, seal: Seal, kept: WorkspaceStudy, plan: Plan) -> Queued:
     """Start a new run, with a plan that has more samples: of these, and of all that depends on them.
 
     What did not finish before keeps what it came to, as with `reopen`. Raises as `reopen`.
@@ -82,16 +82,16 @@ async def reopen_grown(store: Store, seal: Seal, kept: KeptStudy, plan: Plan) ->
 
 
 async def _open_run(
-    store: Store, seal: Seal, kept: KeptStudy, opening: Opening, remaining: Fates, since: int
+    store: Store, seal: Seal, kept: WorkspaceStudy, opening: Opening, remaining: Fates, since: int
 ) -> Queued:
     # First what the new run begins with, so that the journals of old runs do not count for it, whatever happens now.
-    keep_base(kept.plan, opening.run, remaining, since)
+    write_base(kept.plan, opening.run, remaining, since)
     priority = await store.call("HGET", store.keys.study(opening.replaces), "priority") if opening.replaces else None
     order = Order(kept.plan.spec_path, priority=int(priority or 0))
     return await enqueue_run(store, seal, kept.plan, order, opening)
 
 
-async def ended_run(store: Store, kept: KeptStudy) -> str:
+async def ended_run(store: Store, kept: WorkspaceStudy) -> str:
     """The run that the server still knows, if any: the last one, or the one before if the last was never committed."""
     for run in (kept.run, kept.run - 1):
         key = run_key(kept.study, run)

@@ -1,4 +1,5 @@
-"""The CPUs and GPUs of one machine, given out by number: each is one claim's at a time, and its scripts are told.
+"""The CPUs and GPUs of one machine, given out by number. Each belongs to one claim at a time, whose scripts find the
+numbers in variables.
 
 A script is pinned by changing the engine's own affinity for the moment in which it is started: a child begins with its
 parent's. Refused: `taskset` before the script, which costs an exec, more than a millisecond; changing the child's
@@ -23,7 +24,7 @@ _GPU_VARIABLES = (b"CUDA_VISIBLE_DEVICES", b"ROCR_VISIBLE_DEVICES")
 #: A directory for each of NVIDIA's GPUs; and for each of AMD's a node that is a processor of no CPU.
 _NVIDIA_GPUS, _AMD_NODES = "/proc/driver/nvidia/gpus/*", "/sys/class/kfd/kfd/topology/nodes/*/gpu_id"
 
-_Place = TypeVar("_Place", int, str)
+_Device = TypeVar("_Device", int, str)
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -31,16 +32,16 @@ class Grant(msgspec.Struct, frozen=True):
 
     cpus: tuple[int, ...] = ()
     gpus: tuple[str, ...] = ()
-    #: They are bound to these CPUs.
+    #: The scripts are bound to the CPUs.
     is_pinned: bool = False
-    #: What they are told.
+    #: What their environment says of it.
     variables: Mapping[bytes, bytes] = {}
 
 
 NO_GRANT = Grant()
 
 
-class Places:
+class Devices:
     """Gives out the CPUs and GPUs of a worker. Those that were only found are counted, and CPUs not given by number:
     another worker on the machine will have found the same."""
 
@@ -55,8 +56,8 @@ class Places:
         if not has.cpu_places and not has.has_told_gpus and not takes.get(GPUS):
             return NO_GRANT
         others = tuple(others)
-        cpus = _free(has.cpu_places, (place for one in others for place in one.cpus))[: takes.get(CPUS, 0)]
-        gpus = _free(has.gpu_places, (place for one in others for place in one.gpus))[: takes.get(GPUS, 0)]
+        cpus = _free(has.cpu_places, (cpu for one in others for cpu in one.cpus))[: takes.get(CPUS, 0)]
+        gpus = _free(has.gpu_places, (gpu for one in others for gpu in one.gpus))[: takes.get(GPUS, 0)]
         variables: dict[bytes, bytes] = {}
         if cpus:
             variables[b"MRUN_CPUS"] = ",".join(map(str, cpus)).encode()
@@ -66,13 +67,13 @@ class Places:
 
 
 @contextlib.contextmanager
-def pinned(grant: Grant) -> Iterator[None]:
-    """What is started meanwhile is bound to the CPUs of a grant, if it is pinned. Nothing may be awaited meanwhile."""
-    if not grant.is_pinned:
+def pinned(cpus: tuple[int, ...]) -> Iterator[None]:
+    """What is started meanwhile is bound to these CPUs; to none if there are none. Nothing may be awaited meanwhile."""
+    if not cpus:
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, grant.cpus)
+    os.sched_setaffinity(0, cpus)
     try:
         yield
     finally:
@@ -99,9 +100,9 @@ def find_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
-def _free(places: tuple[_Place, ...], taken: Iterable[_Place]) -> tuple[_Place, ...]:
+def _free(devices: tuple[_Device, ...], taken: Iterable[_Device]) -> tuple[_Device, ...]:
     known = set(taken)
-    return tuple(place for place in places if place not in known)
+    return tuple(device for device in devices if device not in known)
 
 
 def _is_gpu(path: str) -> bool:

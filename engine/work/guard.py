@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from mrun.engine.stop_signals import stop_signals
+from mrun.engine.work.groups import children_of, signal_group
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -39,7 +40,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 HELLO, STOP = b"mrun", b"stop"
 #: Sent by the kernel when the parent dies, maybe once for each of its threads; passed on once, as SIGTERM.
 _PARENT_DIED = signal.SIGUSR1
-#: Groups that may be noted at once: more than two for each slot that a worker can have. One that finds no room is
+#: Groups that may be noted at once: more than two for each slot that a worker can have. One that finds no cell is
 #: found by the guard all the same, when its leader is re-parented to it.
 _GROUPS_MOST = 16384
 #: How long the client of a scheduler may take to pass its end on to what it has started.
@@ -93,7 +94,7 @@ def run_guarded(
     forwarded = stop_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, (*forwarded, _PARENT_DIED))
     # Children from before the engine are none of its: the user's own server may be among them.
-    spared = frozenset(_children())
+    spared = frozenset(children_of(os.getpid()))
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -211,9 +212,9 @@ class _Guard:
         groups = [group for group in self._cells.tolist() if group]
         for group in groups:
             if group > 0:
-                _signal_group(group, signal.SIGKILL)
+                signal_group(group, signal.SIGKILL)
         self._end_clients([-group for group in groups if group < 0])
-        while ours := [pid for pid in _children() if pid not in self._spared]:
+        while ours := [pid for pid in children_of(os.getpid()) if pid not in self._spared]:
             for pid in ours:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
@@ -224,23 +225,13 @@ class _Guard:
     def _end_clients(self, clients: list[int]) -> None:
         """TERM, and after a while KILL. What clients have started is elsewhere, and no child of ours."""
         for client in clients:
-            _signal_group(client, signal.SIGTERM)
+            signal_group(client, signal.SIGTERM)
         deadline = time.monotonic() + _CLIENT_GRACE_S
-        while any(client in _children() for client in clients) and time.monotonic() < deadline:
+        while any(client in children_of(os.getpid()) for client in clients) and time.monotonic() < deadline:
             time.sleep(0.02)
             self._reap()
         for client in clients:
-            _signal_group(client, signal.SIGKILL)
-
-
-def _signal_group(group: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
-
-
-def _children() -> list[int]:
-    with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
-        return [int(word) for word in file.read().split()]
+            signal_group(client, signal.SIGKILL)
 
 
 def _read_all(fd: int) -> bytes:

@@ -1,5 +1,7 @@
 """Exit → outcome: what an execution of a sample means for the study. Pure.
 
+An execution that comes to no end of its own has no outcome: `HandBackError` says why its sample goes back.
+
 The codes are Merlin's contract (SPEC-LANGUAGE §4); users' scripts return them by the tokens `$(MERLIN_SUCCESS)` and
 so on.
 """

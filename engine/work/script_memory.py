@@ -19,8 +19,8 @@ class ScriptMemory:
         self._size_bytes = 0
         self.path = ""
 
-    def hold(self, script: bytes) -> None:
-        """Take a script, in place of the one before. Raises OSError."""
+    def fill(self, script: bytes) -> None:
+        """Take a script, instead of the one before. Raises OSError."""
         if self._fd < 0:
             self._fd, self._size_bytes = high(os.memfd_create("script")), 0
             self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
@@ -31,7 +31,7 @@ class ScriptMemory:
         if written < len(script):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Somebody may still read the script, or nobody will come: the next one gets other memory."""
         if self._fd >= 0:
             os.close(self._fd)

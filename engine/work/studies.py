@@ -16,7 +16,7 @@ from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 from mrun.engine.workspace.journal import JOURNAL_VERSION, Header, JournalWriter
 
-#: Studies and node texts that are kept ready; the least recently used goes first.
+#: Studies and node texts that stay in memory; the least recently used goes first.
 _STUDIES_MOST, _NODES_MOST = 64, 1024
 
 log = structlog.get_logger()
@@ -55,7 +55,7 @@ class Studies:
     def __init__(self, store: Store, seal: Seal, worker: str, host: str) -> None:
         self._store, self._seal, self._worker, self._host = store, seal, worker, host
         self._known: OrderedDict[str, WorkedStudy] = OrderedDict()
-        #: Studies of which it was said that the server does not know them any more.
+        #: Studies that the server has forgotten, and for which the log says so.
         self._gone: set[str] = set()
 
     async def get(self, study: str, edition: int = 0) -> WorkedStudy:
@@ -90,7 +90,7 @@ class Studies:
         return known.journal if known else None
 
     async def is_gone(self, study: str) -> bool:
-        """Whether the server does not know the study any more; said once, with the way to bring it back."""
+        """Whether the server has forgotten the study. The log says so once, with the command that brings it back."""
         if await self._store.call("HGET", self._store.keys.study(study), "state") is not None:
             return False
         if study not in self._gone:
@@ -106,7 +106,7 @@ class Studies:
             await self.is_gone(study)
 
     def forget_idle(self, in_use: set[str]) -> None:
-        """Close studies beyond the number kept, the longest unused first, but none that is in use."""
+        """Close studies beyond the number that stays in memory, the longest unused first, but none that is in use."""
         for study in list(self._known):
             if len(self._known) <= _STUDIES_MOST:
                 return

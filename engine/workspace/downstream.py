@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from graphlib import TopologicalSorter
 
 import numpy as np
 import numpy.typing as npt
@@ -32,14 +33,9 @@ def with_downstream(plan: Plan, again: Choice) -> Choice:
     return again
 
 
-def _steps_in_order(plan: Plan, barred: dict[int, list[int]]) -> Iterator[int]:
+def _steps_in_order(plan: Plan, barred: dict[int, list[int]]) -> Iterable[int]:
     """Steps, each after all that it depends on."""
     parents = {index: set(before) for index, before in barred.items()}
     for node in plan.nodes:
         parents[node.step] |= {plan.nodes[parent].step for parent in (*node.all_parents, *node.each_parents)}
-    done: set[int] = set()
-    while len(done) < len(parents):
-        for index, before in parents.items():
-            if index not in done and before <= done:
-                done.add(index)
-                yield index
+    return TopologicalSorter(parents).static_order()

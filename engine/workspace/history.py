@@ -10,13 +10,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from mrun.engine.errors import NotFoundError
-from mrun.engine.nearest import nearest_hint
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.records import Flags, Past, ReturnCode, SampleState, failure_flags
 from mrun.engine.workspace.downstream import Choice
 from mrun.engine.workspace.journal import Claimed, Settled, Void, read_journal
+from mrun.engine.workspace.plan_file import check_steps
 from mrun.engine.workspace.run_base import Fates, read_base
 
 _BLOCKING_CODES = (ReturnCode.HARD_FAIL, ReturnCode.RAISE_ERROR)
@@ -61,10 +60,7 @@ def select(plan: Plan, fates: Fates, selection: Selection) -> Choice:
     Raises:
         NotFoundError: the study has no step of that name.
     """
-    names = [step.name for step in plan.steps]
-    for name in selection.steps:
-        if name not in names:
-            raise NotFoundError(f"The study has no step '{name}'.", hint=nearest_hint(name, names))
+    check_steps(plan, selection.steps)
     chosen: Choice = []
     for node, own in zip(plan.nodes, fates, strict=True):
         step = plan.steps[node.step]
@@ -150,7 +146,7 @@ def read_fates(plan: Plan, run: int = 1) -> tuple[Fates, int]:
     """Read all journals of the plan's workspace; returns fates, and the highest claim number that was seen.
 
     A claim with a higher number wins: numbers grow over runs and servers. What was written of a lost claim does not
-    count. A later run begins with its base (see `keep_base`). Memory: a byte for each sample of each node.
+    count. A later run begins with its base (see `write_base`). Memory: a byte for each sample of each node.
 
     Raises:
         WorkspaceError: the base of the run is missing or damaged, or a journal can't be read.

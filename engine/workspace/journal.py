@@ -106,9 +106,9 @@ def read_journal(path: Path) -> Iterator[Record]:
     """The records of one file, up to the first torn or damaged frame.
 
     Raises:
-        WorkspaceError: it can't be read at all, which says nothing of what it tells: who knows more may mend it.
+        WorkspaceError: it can't be read at all, which says nothing of what it tells: who knows more may repair it.
     """
-    hint = "Mend that; or move it away, and what only it tells is run again."
+    hint = "Put that right; or move it away, and what only it tells is run again."
     try:
         # A pipe would be waited for.
         if not stat.S_ISREG(path.stat().st_mode):

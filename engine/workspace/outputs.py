@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from mrun.engine.errors import NotFoundError, WorkspaceError
-from mrun.engine.nearest import nearest_hint
+from mrun.engine.errors import WorkspaceError
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.render import NodeText
+from mrun.engine.workspace.plan_file import check_steps
 from mrun.engine.workspace.segments import read_packed
 
 _READ_BYTES = 1 << 20
@@ -68,10 +68,7 @@ def sample_outputs(
         NotFoundError: the study has no step of a name.
         WorkspaceError: a file can't be read.
     """
-    names = [step.name for step in plan.steps]
-    for name in steps:
-        if name not in names:
-            raise NotFoundError(f"The study has no step '{name}'.", hint=nearest_hint(name, names))
+    check_steps(plan, steps)
     wanted = None if ranges is None else _disjoint(ranges)
     for number, node in enumerate(plan.nodes):
         step = plan.steps[node.step]

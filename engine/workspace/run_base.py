@@ -7,7 +7,6 @@ One array for each node, as mrun 0.1 wrote them, took seconds for fifty thousand
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from mrun.engine.atomic_file import replaced_file
 from mrun.engine.errors import WorkspaceError
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
@@ -31,17 +31,19 @@ _COMPRESSION = 1
 _DAMAGES = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-def keep_base(plan: Plan, run: int, fates: Fates, since: int) -> None:
+def write_base(plan: Plan, run: int, fates: Fates, since: int) -> None:
     """Write what a run begins with: claims up to number `since` are in it, and do not count any more.
 
     Raises:
         WorkspaceError: the workspace can't be written.
     """
     path = _path(plan, run)
-    mine = path.with_name(f"{path.name}.{os.getpid()}")
     total = sum(len(own) for own in fates)
     try:
-        with zipfile.ZipFile(mine, "w", zipfile.ZIP_DEFLATED, compresslevel=_COMPRESSION) as archive:
+        with (
+            replaced_file(path) as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_COMPRESSION) as archive,
+        ):
             _write_array(archive, "since", np.array(since, np.int64))
             _write_array(archive, "sizes", np.array([len(own) for own in fates], np.int64))
             with archive.open("fates.npy", "w", force_zip64=True) as member:
@@ -49,7 +51,6 @@ def keep_base(plan: Plan, run: int, fates: Fates, since: int) -> None:
                 np.lib.format.write_array_header_1_0(member, header)
                 for own in fates:
                     member.write(own.data)
-        mine.rename(path)
     except OSError as error:
         raise WorkspaceError(f"'{path}' can't be written: {error.strerror}.") from error
 

@@ -17,7 +17,7 @@ from mrun.engine.errors import LauncherError, NotFoundError
 from mrun.engine.store.allocs import FORCE, PAUSE, REMOVE, RESUME, AllocJob, Allocs, AllocState, AllocTerms, KeptAlloc
 from mrun.engine.store.store import Store
 from mrun.engine.store.views import Views
-from mrun.launchers.desk import JobDesk
+from mrun.launchers.job_calls import JobCalls
 from tests.conftest import TestServer
 from tests.launchers.kinds import faked
 from tests.store.plans import SEAL, S, make_plan, submit
@@ -41,9 +41,9 @@ class Site:
         views = Views(self.store, SEAL)
         return Keeper(name, self.allocs, self.store, views, self.place, desk_of=self.desk, keeps_s=60)
 
-    def desk(self, kind: str) -> JobDesk:
+    def desk(self, kind: str) -> JobCalls:
         assert self.kind.launcher.scheduler is not None
-        return JobDesk(self.kind.launcher.scheduler, self.kind.environment)
+        return JobCalls(self.kind.launcher.scheduler, self.kind.environment)
 
     async def tend(self) -> KeptAlloc:
         tended = await self.keeper.tend("sim")

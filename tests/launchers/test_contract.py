@@ -13,8 +13,8 @@ import pytest
 
 from mrun.engine.errors import LauncherError
 from mrun.launchers.base import Allocation, Launcher, WorkerAllocation
-from mrun.launchers.desk import JobDesk
 from mrun.launchers.find import launcher_named, prefix_named
+from mrun.launchers.job_calls import JobCalls
 from mrun.launchers.resources import Needs, Resources
 from mrun.launchers.schedulers import EndKind, Job, JobState, JobStatus, Output
 from tests.conftest import wait_until
@@ -195,12 +195,12 @@ def job_of(path: str, **fields: object) -> Job:
     return msgspec.structs.replace(job, **fields)
 
 
-def desk_of(kind: Kind) -> JobDesk:
+def desk_of(kind: Kind) -> JobCalls:
     assert kind.launcher.scheduler is not None
-    return JobDesk(kind.launcher.scheduler, kind.environment)
+    return JobCalls(kind.launcher.scheduler, kind.environment)
 
 
-async def status_when(desk: JobDesk, job: str, state: JobState) -> JobStatus:
+async def status_when(desk: JobCalls, job: str, state: JobState) -> JobStatus:
     with anyio.fail_after(30):
         while True:
             status = (await desk.look([job]))[job]

@@ -9,8 +9,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from mrun.launchers.desk import JobDesk
 from mrun.launchers.flux import FluxLauncher
+from mrun.launchers.job_calls import JobCalls
 from mrun.launchers.resources import Needs
 from mrun.launchers.schedulers import EndKind, Job, JobState, JobStatus, Output
 from mrun.launchers.surroundings import look_around
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.flux
 
 
 @pytest.fixture
-def desk() -> JobDesk:
-    return JobDesk(FluxLauncher().scheduler, os.environ)
+def desk() -> JobCalls:
+    return JobCalls(FluxLauncher().scheduler, os.environ)
 
 
 def script(tmp_path: Path, text: str) -> str:
@@ -34,7 +34,7 @@ def job_of(path: str, needs: Needs | None = None) -> Job:
     return Job(path, str(Path(path).parent), f"{path}.out", f"{path}.err", needs=needs or Needs(walltime_s=600))
 
 
-async def ended(desk: JobDesk, job: str) -> JobStatus:
+async def ended(desk: JobCalls, job: str) -> JobStatus:
     with anyio.fail_after(60):
         while True:
             status = (await desk.look([job]))[job]

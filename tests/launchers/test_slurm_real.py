@@ -12,7 +12,7 @@ import pytest
 
 from mrun.engine.errors import LauncherError
 from mrun.launchers.base import Launcher
-from mrun.launchers.desk import JobDesk
+from mrun.launchers.job_calls import JobCalls
 from mrun.launchers.resources import Needs
 from mrun.launchers.schedulers import EndKind, Job, JobState, JobStatus, Output
 from mrun.launchers.slurm import SlurmLauncher
@@ -22,8 +22,8 @@ from tests.launchers.slurm import CORES, NODES, Slurm
 
 
 @pytest.fixture
-def desk(slurm: Slurm) -> JobDesk:
-    return JobDesk(SlurmLauncher().scheduler, slurm.environment)
+def desk(slurm: Slurm) -> JobCalls:
+    return JobCalls(SlurmLauncher().scheduler, slurm.environment)
 
 
 #: The end of a step that waits for the others.
@@ -43,7 +43,7 @@ def job_of(path: Path, needs: Needs | None = None, **fields: object) -> Job:
     return msgspec.structs.replace(job, **fields)
 
 
-async def status_when(desk: JobDesk, job: str, state: JobState, timeout_s: float = 30) -> JobStatus:
+async def status_when(desk: JobCalls, job: str, state: JobState, timeout_s: float = 30) -> JobStatus:
     """The status of a job as soon as it is in that state."""
     with anyio.fail_after(timeout_s):
         while True:
@@ -150,7 +150,7 @@ async def test_a_controller_that_is_away_is_a_passing_error(slurm, tmp_path):
     conf = tmp_path / "slurm.conf"
     text = Path(slurm.environment["SLURM_CONF"]).read_text()
     conf.write_text("\n".join("SlurmctldPort=1" if "SlurmctldPort" in line else line for line in text.splitlines()))
-    away = JobDesk(SlurmLauncher().scheduler, slurm.environment | {"SLURM_CONF": str(conf)}, timeout_s=2)
+    away = JobCalls(SlurmLauncher().scheduler, slurm.environment | {"SLURM_CONF": str(conf)}, timeout_s=2)
     # Then nothing is known, now
     with pytest.raises(LauncherError) as caught:
         await away.look(["1"])

@@ -32,7 +32,19 @@ BELOW = {
 #: Words that launchers may know: errors to raise, and nothing of studies.
 LAUNCHERS_KNOW = {"mrun.engine.errors", "mrun.engine.nearest"}
 #: Words that know no other module but these.
-WORDS = {"errors", "ids", "nearest", "records", "resources", "settings", "stop_signals", "clock", "logging"}
+WORDS = {
+    "atomic_file",
+    "back_off",
+    "errors",
+    "ids",
+    "nearest",
+    "records",
+    "resources",
+    "settings",
+    "stop_signals",
+    "clock",
+    "logging",
+}
 
 #: The one thing in the door that everybody may look at.
 VERSION = "mrun.__version__"

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrun.engine.work.warm import SAMPLES_MOST
-from mrun.engine.work.warm_shell import WarmShellError
+from mrun.engine.errors import HandBackError
+from mrun.engine.work.processes.warm import SAMPLES_MOST
 from tests.conftest import wait_until
 from tests.lab import Lab
 from tests.work.warm_bench import Bench, end_of, is_alive
@@ -214,7 +214,7 @@ async def test_a_killed_shell_takes_its_sample_along_and_is_replaced(bench: Benc
     await bench.until(lambda: bench.has("up"), "it runs")
     (shell,) = bench.shells()
     os.kill(shell, signal.SIGKILL)
-    with pytest.raises(WarmShellError) as caught:
+    with pytest.raises(HandBackError) as caught:
         await end_of(process)
     assert caught.value.has_begun
     for name in ("pid", "child"):
@@ -261,7 +261,7 @@ async def test_waiting_may_be_given_up_and_taken_up_again(bench: Bench) -> None:
 async def test_what_can_not_be_opened_is_no_fault_of_the_sample(bench: Bench, harm: str) -> None:
     gone = bench.directory / "gone"
     process = bench.begin(bench.warm_script("touch ../ran ran", **{harm: f"{gone}/it's"}))
-    with pytest.raises(WarmShellError, match="gone") as caught:
+    with pytest.raises(HandBackError, match="gone") as caught:
         await end_of(process)
     process.close()
     assert not caught.value.has_begun

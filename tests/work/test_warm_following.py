@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrun.engine.work.warm import WarmProcess
-from mrun.engine.work.warm_shell import WarmShellError
+from mrun.engine.errors import HandBackError
+from mrun.engine.work.processes.warm import WarmProcess
 from tests.conftest import wait_until
 from tests.lab import Lab
 from tests.work.warm_bench import SHELLS, Bench, end_of, is_alive
@@ -157,7 +157,7 @@ async def test_one_that_could_not_begin_leaves_the_other_as_it_is(pair: Bench) -
     (pair.directory / "go").touch()
     assert (await end_of(first)).code == -signal.SIGTERM
     first.close()
-    with pytest.raises(WarmShellError, match=r"(?i)directory") as caught:
+    with pytest.raises(HandBackError, match=r"(?i)directory") as caught:
         await end_of(second)
     assert not caught.value.has_begun
     second.close()
@@ -194,7 +194,7 @@ async def test_a_killed_shell_is_the_end_of_both(pair: Bench) -> None:
     (shell,) = pair.shells()
     os.kill(shell, signal.SIGKILL)
     for process, has_begun in ((first, True), (second, False)):
-        with pytest.raises(WarmShellError) as caught:
+        with pytest.raises(HandBackError) as caught:
             await end_of(process)
         assert caught.value.has_begun is has_begun
         process.close()
@@ -209,7 +209,7 @@ async def test_in_a_long_row_each_runs_once_or_was_taken_back(pair: Bench) -> No
     ran = pair.directory / "ran"
     expected, running = [], pair.start("true")
     for number in range(300):
-        following = follow(pair, running, f"echo {number} >>{ran}\nexit {number % 7}", f"s{number % 5}")
+        following = follow(pair, running, f"echo {number} >>{ran}\nexit {number % 7}", f"s{number % 100}")
         if draw.random() < 0.2:
             time.sleep(draw.uniform(0, 0.003))  # noqa: ASYNC251  the engine is busy, for a random time
         if draw.random() < 0.3 and following.take_back():

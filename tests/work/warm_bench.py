@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from mrun.engine.work.outcomes import Exit
-from mrun.engine.work.warm import WarmProcess, WarmScript, WarmShells, is_bash, may_give_up_line
+from mrun.engine.work.processes.process import Script
+from mrun.engine.work.processes.warm import WarmProcess, WarmShells, is_bash, may_give_up_line
 
 #: `whole`: the subshell is made a shell of its own, whatever the script holds.
 SHELLS = ["/bin/bash", "/bin/bash whole", "/bin/sh", "/bin/dash"]
@@ -55,21 +56,21 @@ class Bench:
         path.chmod(0o755)
         return str(path)
 
-    def warm_script(self, text: str, name: str = "x", **options: Any) -> WarmScript:
+    def warm_script(self, text: str, name: str = "x", **options: Any) -> Script:
         stem = f"{self.directory}/{name}"
         is_whole = is_bash(self.shell) and may_give_up_line(text)
-        script = WarmScript(
+        script = Script(
             *(self.shell, self.script(text, name), str(self.directory), self.environment, f"{stem}.out", f"{stem}.err"),
             is_whole=self.is_whole or is_whole,
         )
         return msgspec.structs.replace(script, **options)
 
-    def begin(self, script: WarmScript) -> WarmProcess:
+    def begin(self, script: Script) -> WarmProcess:
         process = self.start_if_fit(script)
         assert process is not None
         return process
 
-    def start_if_fit(self, script: WarmScript) -> WarmProcess | None:
+    def start_if_fit(self, script: Script) -> WarmProcess | None:
         order = self.warm.order(script)
         return None if order is None else self.warm.start(order)
 

@@ -25,7 +25,7 @@ from mrun.engine.workspace.history import (
     without,
 )
 from mrun.engine.workspace.journal import Claimed, Header, JournalWriter, Record, Settled, Void
-from mrun.engine.workspace.run_base import keep_base
+from mrun.engine.workspace.run_base import write_base
 from tests.store.plans import S, make_plan
 
 N, B, F, X, XB = Fate.NONE, Fate.BEGUN, Fate.FINISHED, Fate.FAILED, Fate.FAILED_BLOCKING
@@ -97,7 +97,7 @@ def test_later_run_begins_with_its_base_and_older_claims_do_not_count(tmp_path: 
     plan = plan_in(tmp_path)
     write(plan, "w", claimed(3, 0, 6), settled(3, 0, *["finished"] * 6))
     fates, since = read_fates(plan)
-    keep_base(plan, 2, [np.array([F, F, N, N, F, F], np.uint8), fates[1]], since)
+    write_base(plan, 2, [np.array([F, F, N, N, F, F], np.uint8), fates[1]], since)
     write(plan, "w2", claimed(7, 2, 3), settled(7, 2, "failed", codes=(1,)))
     again, since = read_fates(plan, 2)
     assert (again[0].tolist(), since) == ([F, F, X, N, F, F], 7)
@@ -106,7 +106,7 @@ def test_later_run_begins_with_its_base_and_older_claims_do_not_count(tmp_path: 
 def test_samples_added_to_a_later_run_have_their_own_ends(tmp_path: Path) -> None:
     # Given a second run that began with six samples, two of them to be run
     plan = plan_in(tmp_path)
-    keep_base(plan, 2, [np.array([F, F, F, F, N, N], np.uint8), np.array([N], np.uint8)], 3)
+    write_base(plan, 2, [np.array([F, F, F, F, N, N], np.uint8), np.array([N], np.uint8)], 3)
 
     # When it got two more while it ran, and a claim spans old ones and new ones
     assert plan.samples is not None
@@ -178,7 +178,7 @@ def test_what_never_ended_and_is_not_to_run_is_left_as_cancelled(fates: list[Fat
 def test_base_with_any_byte_changed_is_one_sentence_or_harmless(tmp_path: Path) -> None:
     plan = plan_in(tmp_path)
     base = [np.array([F, F, N, N, F, F], np.uint8), np.array([N], np.uint8)]
-    keep_base(plan, 2, base, 7)
+    write_base(plan, 2, base, 7)
     path = tmp_path / "mrun_info" / "run-2.npz"
     sound = path.read_bytes()
     for at in range(len(sound)):

@@ -6,9 +6,8 @@ import pytest
 
 from mrun.engine.plan.model import Terms
 from mrun.engine.records import Flags, SampleState
-from mrun.engine.work.job_files import LeftCode
-from mrun.engine.work.job_process import exit_of
 from mrun.engine.work.outcomes import Exit, judge
+from mrun.engine.work.processes.job import exit_of
 from mrun.launchers.schedulers import End, EndKind
 
 EXITED_1 = End(EndKind.EXITED, code=1)
@@ -42,7 +41,7 @@ FORGOTTEN = End(EndKind.UNKNOWN, why="the scheduler forgot it")
     ],
 )
 def test_the_scripts_own_code_comes_first_and_then_what_ended_the_job(end, left, found):
-    assert exit_of(end, None if left is None else LeftCode(left, 1.0), "Slurm", 60.0) == found
+    assert exit_of(end, None if left is None else Exit(left, 1000.0), "Slurm", 60.0) == found
 
 
 def test_a_job_may_be_ended_by_a_limit_that_the_spec_does_not_name():

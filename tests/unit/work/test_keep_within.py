@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mrun.engine.work.files import keep_within
+from mrun.engine.work.files.way import keep_within
 
 
 async def test_directory_without_rights_has_them_for_a_moment(tmp_path: Path) -> None:

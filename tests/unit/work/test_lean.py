@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from mrun.engine.records import Claim
-from mrun.engine.work.lean import Spool, _enter, _has_begun, _make_ahead, _place
+from mrun.engine.work.files.lean import Spool, _enter, _has_begun, _make_ahead, _put_stream
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def place(spool: Spool, directory: Path, *, losses: int = 0, had: bool = False, 
     flags = {"is_lost": False, "is_shared": False} | more
 
     async def go() -> None:
-        await _place(spool, str(target), Claim(9, "study", 0, 0, 1, 0, losses, 0), had=had, **flags)
+        await _put_stream(spool, str(target), Claim(9, "study", 0, 0, 1, 0, losses, 0), had=had, **flags)
 
     anyio.run(go)
     return {path.name: path.read_text() for path in directory.iterdir() if path.name.startswith("a.")}

@@ -6,17 +6,17 @@ import pytest
 
 from mrun.engine.records import Claim, ClaimAnswer, Kept, Waiting
 from mrun.engine.resources import Inventory
-from mrun.engine.work.affinity import NO_GRANT, Places
-from mrun.engine.work.held import HeldClaim
-from mrun.engine.work.room import IDLE_SHARE_MOST, RoomKeeper
+from mrun.engine.work.affinity import NO_GRANT, Devices
+from mrun.engine.work.backfill import IDLE_SHARE_MOST, Backfill
+from mrun.engine.work.run import ClaimRun
 
 LARGE = Waiting("q", "s:1", {"slots": 1, "cpus": 4})
 OTHER = Waiting("q", "s:2", {"slots": 1, "cpus": 3})
 
 
-def held(cpus: int, left_ms: float) -> HeldClaim:
+def held(cpus: int, left_ms: float) -> ClaimRun:
     """A claim of one sample that is expected to take so long still."""
-    return HeldClaim(Claim(1, "s", 0, 0, 1, 0, 0, 0, pace_ms=left_ms, takes={"slots": 1, "cpus": cpus}))
+    return ClaimRun(Claim(1, "s", 0, 0, 1, 0, 0, 0, pace_ms=left_ms, takes={"slots": 1, "cpus": cpus}))
 
 
 def answer(*waiting: Waiting, is_kept: bool = False) -> ClaimAnswer:
@@ -33,22 +33,22 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("mrun.engine.work.room.time", clock)
+    monkeypatch.setattr("mrun.engine.work.backfill.time", clock)
     return clock
 
 
 @pytest.fixture
 def keeper(clock):
-    return RoomKeeper(Inventory(slots=8, cpus=8))
+    return Backfill(Inventory(slots=8, cpus=8))
 
 
 def kept_for(keeper, running) -> str:
-    kept = keeper.room(running).kept
+    kept = keeper.offer(running).kept
     return kept.stream if kept else ""
 
 
 def test_nothing_is_kept_where_nothing_waits(keeper):
-    room = keeper.room([held(2, 0)])
+    room = keeper.offer([held(2, 0)])
     assert room.free == {"slots": 7, "cpus": 6, "jobs": 100}
     assert room.kept is None
 
@@ -58,13 +58,13 @@ def test_who_waits_is_promised_the_moment_when_enough_is_expected_to_be_free(kee
     running = [held(3, 3000), held(2, 1000), held(2, 2000)]
     keeper.note(answer(LARGE), running)
     # I expect that four are free after two seconds, with one more than is needed
-    assert keeper.room(running).kept == Kept("q", "s:1", {"slots": 5, "cpus": 1, "jobs": 100}, 2000)
+    assert keeper.offer(running).kept == Kept("q", "s:1", {"slots": 5, "cpus": 1, "jobs": 100}, 2000)
 
 
 def test_claims_of_which_nobody_knows_how_long_they_take_may_end_at_any_moment(keeper):
     running = [held(5, 0), held(3, 9000)]
     keeper.note(answer(LARGE), running)
-    kept = keeper.room(running).kept
+    kept = keeper.offer(running).kept
     assert (kept.window_ms, kept.spare["cpus"]) == (0, 0)
 
 
@@ -106,7 +106,7 @@ def test_what_is_free_because_nobody_wants_it_costs_nothing(keeper, clock):
 
 
 def test_places_are_given_out_once_at_a_time():
-    places = Places(Inventory(8, 8, 2, has_told_cpus=True, cpu_places=tuple(range(90, 98)), gpu_places=("3", "7")))
+    places = Devices(Inventory(8, 8, 2, has_told_cpus=True, cpu_places=tuple(range(90, 98)), gpu_places=("3", "7")))
     first = places.grant({"cpus": 2, "gpus": 1}, [])
     second = places.grant({"cpus": 1, "gpus": 1}, [first])
     assert (first.cpus, first.gpus, second.cpus, second.gpus) == ((90, 91), ("3",), (92,), ("7",))
@@ -119,8 +119,8 @@ def test_places_are_given_out_once_at_a_time():
 
 
 def test_gpus_are_hidden_only_where_they_were_told():
-    told = Places(Inventory(8, 8, 1, has_told_gpus=True, gpu_places=("0",)))
+    told = Devices(Inventory(8, 8, 1, has_told_gpus=True, gpu_places=("0",)))
     assert told.grant({"cpus": 1}, []).variables[b"CUDA_VISIBLE_DEVICES"] == b""
-    found = Places(Inventory(8, 8, 1, gpu_places=("0",)))
+    found = Devices(Inventory(8, 8, 1, gpu_places=("0",)))
     assert found.grant({"cpus": 1}, []) is NO_GRANT
     assert found.grant({"gpus": 1}, []).variables[b"CUDA_VISIBLE_DEVICES"] == b"0"

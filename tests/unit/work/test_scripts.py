@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from mrun.engine.work.files.scripts import interpreter_words
 from mrun.engine.work.script_memory import ScriptMemory
-from mrun.engine.work.scripts import interpreter_words
 
 
 @pytest.fixture
 def memory() -> Iterator[ScriptMemory]:
     memory = ScriptMemory()
     yield memory
-    memory.let_go()
+    memory.release()
 
 
 @pytest.mark.parametrize(
@@ -34,14 +34,14 @@ def test_all_behind_the_interpreter_is_one_argument(shell: str, words: tuple[str
 
 def test_nothing_of_a_longer_script_is_left_under_the_next_one(memory: ScriptMemory) -> None:
     for script in (b"true\n", b"echo a longer one\n", b"exit 3\n", b"false1\n"):
-        memory.hold(script)
+        memory.fill(script)
         assert Path(memory.path).read_bytes() == script
 
 
 def test_who_still_reads_a_script_that_was_let_go_finds_no_other_in_it(memory: ScriptMemory) -> None:
-    memory.hold(b"echo first\n")
+    memory.fill(b"echo first\n")
     with open(memory.path, "rb") as reader:
-        memory.let_go()
-        memory.hold(b"echo other\n")
+        memory.release()
+        memory.fill(b"echo other\n")
         assert reader.read() == b"echo first\n"
     assert Path(memory.path).read_bytes() == b"echo other\n"

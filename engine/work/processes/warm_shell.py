@@ -29,8 +29,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from mrun.engine.errors import MrunError
-from mrun.engine.work.processes import Stream, Watcher
+from mrun.engine.errors import HandBackError
+from mrun.engine.work.groups import children_of
+from mrun.engine.work.processes.process import Stream, Watcher
 from mrun.engine.work.script_memory import ScriptMemory
 
 #: A shell that is not ready within this time is not waited for.
@@ -91,19 +92,8 @@ unset mrun_line mrun_code mrun_path mrun_other mrun_kept
 _BEGUN, _NEXT = b"order-%d /proc/self/task/", b"\norder-"
 
 
-class WarmShellError(MrunError):
-    """A warm shell could not be started, could not open its sample's files, or died: no fault of the sample."""
-
-    is_retryable = True
-
-    def __init__(self, message: str, *, has_begun: bool = False) -> None:
-        super().__init__(message)
-        #: The script may have done something.
-        self.has_begun = has_begun
-
-
-class Sample(Protocol):
-    """Hears what becomes of the sample that a shell runs."""
+class Listener(Protocol):
+    """Hears what becomes of a sample that a shell runs."""
 
     def note_turn(self) -> None:
         """The sample before it has ended: it runs now."""
@@ -112,7 +102,7 @@ class Sample(Protocol):
         """The shell says how it ended, or that it was stopped."""
 
     def note_death(self) -> None:
-        """The shell is gone, and the sample, if it had begun, has said its number."""
+        """The shell is gone, and the sample, if it had begun, has written its number."""
 
 
 def setup_text(number: int, directory: str, out: Stream, err: Stream, *, is_bash: bool) -> bytes:
@@ -134,39 +124,39 @@ class WarmShell:
 
         Raises:
             OSError: the kernel could not start it.
-            WarmShellError: it has no job control here, or did not answer in time.
+            HandBackError: it has no job control here, or did not answer in time.
         """
         #: What runs; None: nothing, or nobody wants to know.
-        self.sample: Sample | None = None
+        self.sample: Listener | None = None
         #: What it was handed over to run next.
-        self._next: Sample | None = None
+        self._next: Listener | None = None
         #: Samples that it has run, or has been given.
         self.count = 0
         self.is_dead = False
         self._watcher = watcher
         self._rest = b""
-        self._said = b""
+        self._heard = b""
         self._cpus: tuple[int, ...] = ()
         self._stopped_fd: int | None = None
-        #: What was stopped has ended, and the shell was told.
+        #: What was stopped has ended, and the shell knows it.
         self._was_stopped = False
         #: What to do, and what to do next: the shell reads them by turns.
         self._texts = (ScriptMemory(), ScriptMemory())
         try:
             for memory in self._texts:
-                memory.hold(b"")
+                memory.fill(b"")
                 # A kernel that runs nothing from memory says so here.
                 os.chmod(memory.path, 0o700)
             self._popen = _start(words, environment, self._texts)
         except BaseException:
-            self._let_texts_go()
+            self._release_texts()
             raise
         self._go, self._status, self._speech = _pipes(self._popen)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._status, self._note)
         watcher.began(self._popen.pid)
 
-    def begin(self, sample: Sample, text: bytes, *, is_whole: bool, cpus: tuple[int, ...]) -> bool:
+    def begin(self, sample: Listener, text: bytes, *, is_whole: bool, cpus: tuple[int, ...]) -> bool:
         """Run a text in a subshell. Nothing may run. False: this shell is dead, and did nothing.
 
         Args:
@@ -174,7 +164,7 @@ class WarmShell:
             cpus: to which the subshell is bound; (): to those that the engine has.
         """
         self.hear()
-        self._said = b""
+        self._heard = b""
         self._pin(cpus)
         if self.is_dead or not self._give(text, b"whole\n" if is_whole else b"\n"):
             return False
@@ -185,7 +175,7 @@ class WarmShell:
         """Whether it can be given a text to go on with, to be bound to these CPUs."""
         return not self.is_dead and self._next is None and cpus == self._cpus
 
-    def begin_next(self, sample: Sample, text: bytes) -> bool:
+    def begin_next(self, sample: Listener, text: bytes) -> bool:
         """Run a text in a subshell as soon as what runs has ended, or now. It may. False: this shell is dead."""
         if not self._give(text, b"\n"):
             return False
@@ -195,40 +185,40 @@ class WarmShell:
             self._next = sample
         return True
 
-    def take_back(self, sample: Sample) -> bool:
+    def take_back(self, sample: Listener) -> bool:
         """Take back a sample that is next. False: the shell has begun with it, or will."""
         if self._next is not sample or self._was_stopped:
             return False
-        # While a sample is stopped the shell reads all lines, and begins with nothing, until it is told to go on.
+        # While a sample is stopped the shell reads all lines, and begins with nothing, until it reads `again`.
         if self._tell(b"drop\n") if self._stopped_fd is not None else self._read_back():
             self.count -= 1
             self._next = None
         return self._next is None
 
     def hear(self) -> bytes:
-        """What it and its subshells said, without what nobody needs any more."""
+        """What it and its subshells wrote to stderr, without what nobody needs any more."""
         if self._speech >= 0:
-            self._said += _read_now(self._speech)
-        return self._said
+            self._heard += _read_now(self._speech)
+        return self._heard
 
     def subshell_of(self, order: int) -> int | None:
-        """The process that has taken that order, if it has said so."""
+        """The process that has taken that order, if it has written so."""
         _, _, behind = self.hear().partition(_BEGUN % order)
         process, end, _ = behind.partition(b"\n")
         return int(process) if end else None
 
     def words_on(self, order: int) -> bytes:
-        """What was said between that it was taken and that the next one was, if anything was."""
+        """What the shell wrote after it took that order, and before it took the next one."""
         return self.hear().partition(_BEGUN % order)[2].partition(_NEXT)[0]
 
     def forget(self, order: int) -> None:
         """That order was carried out: what comes behind its line may be of the next one."""
-        _, start, behind = self._said.partition(_BEGUN % order)
+        _, start, behind = self._heard.partition(_BEGUN % order)
         if start:
-            self._said = behind.partition(b"\n")[2]
+            self._heard = behind.partition(b"\n")[2]
 
     def _give(self, text: bytes, line: bytes) -> bool:
-        self._texts[self.count % 2].hold(text)
+        self._texts[self.count % 2].fill(text)
         self.count += 1
         return self._tell(line)
 
@@ -251,8 +241,8 @@ class WarmShell:
 
     def child(self) -> int | None:
         """Its subshell, if it has forked one."""
-        with contextlib.suppress(OSError), open(f"/proc/{self._popen.pid}/task/{self._popen.pid}/children") as file:
-            return next(map(int, file.read().split()), None)
+        with contextlib.suppress(OSError):
+            return next(iter(children_of(self._popen.pid)), None)
         return None
 
     def watch_stopped(self, pid: int) -> None:
@@ -273,21 +263,21 @@ class WarmShell:
         self._popen.kill()
 
     def discard(self) -> None:
-        """Kill it, and let go of all that belongs to it, but for what it said. Twice is once."""
+        """Kill it, and let go of all that belongs to it, but for what it wrote. A second call does nothing."""
         if self._speech < 0:
             return
         if not self.is_dead:
             self._note_death()
         self._popen.kill()
-        self._said += _read_until_closed(self._speech)
+        self._heard += _read_until_closed(self._speech)
         self._speech = -1
         _close(self._popen)
-        self._let_texts_go()
+        self._release_texts()
         self._watcher.ended(self._popen.pid)
 
-    def _let_texts_go(self) -> None:
+    def _release_texts(self) -> None:
         for memory in self._texts:
-            memory.let_go()
+            memory.release()
 
     def _tell(self, line: bytes) -> bool:
         try:
@@ -381,9 +371,9 @@ def _await_ready(popen: subprocess.Popen[bytes]) -> None:
     if answers.poll(1000 * _READY_WITHIN_S) and _read_now(status) == b"ready\n":
         return
     popen.kill()
-    said = _read_until_closed(speech)
+    text = _read_until_closed(speech)
     _close(popen)
-    raise WarmShellError(f"It has no job control here: {said.decode(errors='replace').strip() or 'it did not answer'}")
+    raise HandBackError(f"It has no job control here: {text.decode(errors='replace').strip() or 'it did not answer'}")
 
 
 def _pipes(popen: subprocess.Popen[bytes]) -> tuple[int, int, int]:
@@ -422,7 +412,7 @@ def _read_until_closed(fd: int) -> bytes:
     deadline = time.monotonic() + _SETUP_WITHIN_S
     news = select.poll()
     news.register(fd, select.POLLIN)
-    said = b""
+    text = b""
     while news.poll(max(0.0, 1000 * (deadline - time.monotonic()))) and (data := _read_now(fd)):
-        said += data
-    return said
+        text += data
+    return text

@@ -1,4 +1,4 @@
-"""What the duties of one worker share: its options, the claims in hand, and who wants what. No Redis, no process."""
+"""What the duties of one worker share: its options, the claims that it runs, and who wants what."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from mrun.engine.records import ClaimAnswer, WorkerFacts
+from mrun.engine.records import Claim, ClaimAnswer, WorkerAnswer, WorkerFacts
 from mrun.engine.resources import Inventory
-from mrun.engine.work.affinity import Places
-from mrun.engine.work.held import Ending, HeldClaim
-from mrun.engine.work.nudge import Nudge
-from mrun.engine.work.room import RoomKeeper
+from mrun.engine.work.affinity import Devices
+from mrun.engine.work.backfill import Backfill
+from mrun.engine.work.run import ClaimRun, Ending
+from mrun.engine.work.wakeup import Wakeup
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
@@ -46,16 +46,17 @@ class Stop(enum.IntEnum):
     NOW = 2
 
 
-class Desk:
+class WorkerState:
     """One worker's state in memory."""
 
     def __init__(self, worker: str, facts: WorkerFacts, options: WorkerOptions) -> None:
         self.worker = worker
         self.facts = facts
         self.options = options
-        self.held: dict[int, HeldClaim] = {}
-        self.room = RoomKeeper(options.inventory)
-        self._places = Places(options.inventory)
+        #: By number.
+        self.claims: dict[int, ClaimRun] = {}
+        self.backfill = Backfill(options.inventory)
+        self._devices = Devices(options.inventory)
         self.highest_claim = 0
         #: Studies that this worker does not want any more, and why.
         self.refused: dict[str, str] = {}
@@ -64,38 +65,42 @@ class Desk:
         self.has_lost_guard = False
         self.drain_asked, self.end_asked = anyio.Event(), anyio.Event()
         #: A claim has ended, or should be settled or handed back now.
-        self.settle_wanted = Nudge()
-        self.slot_freed = Nudge()
+        self.settle_wanted = Wakeup()
+        self.slot_freed = Wakeup()
         #: When to beat is to be thought over: something was asked, or came in hand.
-        self.beat_wanted = Nudge()
+        self.beat_wanted = Wakeup()
         #: A beat is to go out now.
         self.is_beat_asked = False
         #: When the last request went out that the server answered by a whole lease, on the monotonic clock.
         self.seen_at = -math.inf
         #: There may be work, or none any more for this worker: look, do not wait for a bell.
-        self.look_wanted = Nudge()
+        self.look_wanted = Wakeup()
         #: When the next retry of this worker's samples is due, on the monotonic clock.
         self.due_at: float | None = None
 
     @property
-    def running(self) -> list[HeldClaim]:
-        """The claims that have something of this worker."""
-        return [held for held in self.held.values() if not held.is_done]
+    def running(self) -> list[ClaimRun]:
+        """The claims that use something of this worker."""
+        return [claim for claim in self.claims.values() if not claim.is_done]
 
-    def take(self, held: HeldClaim) -> None:
+    def take(self, claim: Claim) -> ClaimRun:
         """A claim came in: it gets its CPUs and GPUs until it is done."""
-        if not self.held:
+        if not self.claims:
             self.beat_wanted.set()
-        held.grant = self._places.grant(held.claim.takes, (other.grant for other in self.running))
-        self.held[held.claim.number] = held
-        self.highest_claim = max(self.highest_claim, held.claim.number)
+        run = ClaimRun(claim)
+        run.grant = self._devices.grant(claim.takes, (other.grant for other in self.running))
+        self.claims[claim.number] = run
+        self.highest_claim = max(self.highest_claim, claim.number)
+        if self.stop > Stop.NONE:
+            run.stop_after_current()
+        return run
 
     def note_look(self, asked_at: float, answer: ClaimAnswer) -> None:
         """A look for work, which is a sign of life, was answered; it may have to be followed by a beat."""
-        if answer.status == "ok":
+        if answer.status == WorkerAnswer.OK:
             self.seen_at = asked_at
             self.note_due(answer.due_ms)
-        if answer.status == "unknown" or answer.is_untended:
+        if answer.status == WorkerAnswer.UNKNOWN or answer.is_untended:
             self.ask_beat()
 
     def ask_beat(self) -> None:
@@ -111,15 +116,15 @@ class Desk:
         self.drain_asked.set()
         if how is Stop.NOW:
             self.end_asked.set()
-        for held in self.held.values():
+        for claim in self.claims.values():
             if how is Stop.NOW:
-                held.end_now(Ending.DRAINED)
+                claim.end_now(Ending.DRAINED)
             else:
-                held.drain()
+                claim.drain()
         # Others are to know soon: what a draining worker loses is not blamed on its samples.
         self.ask_beat()
-        for nudge in (self.settle_wanted, self.slot_freed, self.look_wanted):
-            nudge.set()
+        for wakeup in (self.settle_wanted, self.slot_freed, self.look_wanted):
+            wakeup.set()
 
     def note_due(self, due_ms: int) -> None:
         """A retry is due in so many milliseconds (-1: none)."""

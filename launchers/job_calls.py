@@ -11,7 +11,7 @@ from mrun.launchers.schedulers import Job, JobState, JobStatus, Scheduler
 _MOST_ASKED = 500
 
 
-class JobDesk:
+class JobCalls:
     """One scheduler, for one user. Every method is one call or a few, each with a deadline."""
 
     def __init__(

@@ -16,7 +16,7 @@ import re
 import msgspec
 
 from mrun.engine.plan.render import NodeText
-from mrun.engine.work.files import Instance, write_script
+from mrun.engine.work.files.way import ClaimedSample, make_directory, write_script
 from mrun.engine.work.script_memory import ScriptMemory
 
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh"})
@@ -36,7 +36,7 @@ class PassedScript(msgspec.Struct, frozen=True):
     def put(self) -> None:
         """Write the file, if it is one; its directory is there. Raises OSError."""
         if self.text:
-            write_script(self.path, self.text, is_again=True)
+            write_script(self.path, self.text)
 
     def remove(self) -> None:
         """The sample does not run any more."""
@@ -47,28 +47,37 @@ class PassedScript(msgspec.Struct, frozen=True):
 
 
 class ScriptPasser:
-    """Gives samples their scripts without a file, where that can't be told from one."""
+    """Gives samples their scripts in memory, where a script can't tell that from a file."""
 
     def __init__(self, *, is_local: bool) -> None:
         self._is_local = is_local
         self._shell = ""
         self._words: tuple[str, ...] = ()
         self._is_shell = False
+        self._node: NodeText | None = None
 
-    def give(self, instance: Instance, directory: str, memory: ScriptMemory, *, is_resumed: bool) -> PassedScript:
-        """The script of a sample, or its restart script; in `memory`, if that can't be told. Raises OSError.
+    def keep_for_people(self, sample: ClaimedSample) -> None:
+        """Make the directory of a node, and leave its scripts there, unless that was done last. Raises OSError."""
+        text, plan = sample.text, sample.study.plan
+        if text is not self._node:
+            make_directory(text.directory, plan.workspace)
+            _keep_node_scripts(text, plan.samples.columns if plan.samples else ())
+            self._node = text
+
+    def give(self, sample: ClaimedSample, directory: str, memory: ScriptMemory, *, is_resumed: bool) -> PassedScript:
+        """The script of a sample, or its restart script; in `memory`, if the script can't tell. Raises OSError.
 
         A script that is a file is still to be `put`.
         """
-        text = instance.text
+        text = sample.text
         is_restart = is_resumed and text.step.restart is not None
-        script = instance.script(is_restart=is_restart)
+        script = sample.script(is_restart=is_restart)
         if text.shell != self._shell:
             self._shell, self._words = text.shell, interpreter_words(text.shell)
             self._is_shell = _is_shell(self._words)
         if not self._is_local or not self._is_shell or _ASKS_NAME.search(script):
             return PassedScript(f"{directory}/{text.script_name(is_restart=is_restart)}", text=script)
-        memory.hold(script)
+        memory.fill(script)
         return PassedScript(memory.path, self._words)
 
 
@@ -79,14 +88,13 @@ def interpreter_words(shell: str) -> tuple[str, ...]:
     return (program, rest) if rest else (program,)
 
 
-def keep_node_scripts(text: NodeText, columns: tuple[str, ...]) -> None:
+def _keep_node_scripts(text: NodeText, columns: tuple[str, ...]) -> None:
     """Leave the scripts of a node with `$(…)` where its samples differ, if they are not there. Raises OSError."""
     os.makedirs(text.directory, exist_ok=True)
     for is_restart in (False, True) if text.step.restart is not None else (False,):
         path = f"{text.directory}/{text.script_name(is_restart=is_restart)}"
         if not os.path.exists(path):
-            write_script(path, text.pattern(columns, is_restart=is_restart).encode("utf-8", "surrogateescape"),
-                         is_again=True)  # fmt: skip
+            write_script(path, text.pattern(columns, is_restart=is_restart).encode("utf-8", "surrogateescape"))
 
 
 def _is_shell(words: tuple[str, ...]) -> bool:

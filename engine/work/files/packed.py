@@ -17,13 +17,13 @@ from pathlib import Path
 
 import anyio.lowlevel
 
-from mrun.engine.work.files import Ended, Instance, Ready, make_directory
+from mrun.engine.work.files.scripts import PassedScript, ScriptPasser
+from mrun.engine.work.files.way import ClaimedSample, SampleFiles
 from mrun.engine.work.script_memory import ScriptMemory
-from mrun.engine.work.scripts import PassedScript, ScriptPasser, keep_node_scripts
 from mrun.engine.workspace.descriptors import high, size_of
 from mrun.engine.workspace.segments import Packed, SegmentWriter, was_begun
 
-#: Workspaces whose segments are kept open; the least recently used is closed, and goes on in a new segment.
+#: Workspaces whose segments stay open; the least recently used is closed, and goes on in a new segment.
 _WORKSPACES_MOST = 16
 _PREFIX = "mrun-scratch-"
 #: So many files are deleted at once: the event loop waits for it.
@@ -31,15 +31,11 @@ _DELETED_AT_ONCE = 256
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
 
 
-class Bench:
+class Scratch:
     """Where one sample at a time runs."""
 
     def __init__(self, number: int, scratch: str) -> None:
-        #: While a sample runs here: the cell that says so. There are as many as run at once, fewer than benches.
-        self.cell = -1
         self.directory = f"{scratch}/{number}"
-        #: Somebody may still write to its files, and read its script.
-        self.is_shared = False
         self.memory = ScriptMemory()
         os.mkdir(self.directory)
         self.out = high(os.open(f"{self.directory}.out", _OPEN, 0o600))
@@ -82,14 +78,49 @@ class Bench:
         """It is used no more."""
         os.close(self.out)
         os.close(self.err)
-        self.memory.let_go()
+        self.memory.release()
 
 
-class PackedReady(Ready, frozen=True):
-    """With what is to be taken back at the end."""
+class PackedSample(SampleFiles, kw_only=True):
+    """A sample that has nothing of its own."""
 
+    way: PackedFiles
     passed: PassedScript
-    bench: Bench
+    scratch: Scratch
+    #: While it runs: the cell that says so. There are as many as samples run at once, fewer than scratch directories.
+    cell: int = -1
+    #: Somebody may still write to its files, and read its script.
+    is_shared: bool = False
+
+    def enter(self) -> None:
+        """A cell that names it, and the script if it is a file."""
+        self.cell = self.way.take_cell()
+        claim = self.sample.claim
+        self.way.writer(self.sample.workspace).began(self.cell, claim.node, self.sample.number, claim.number)
+        self.passed.put()
+
+    def drop(self) -> None:
+        """The scratch directory is free."""
+        self.way.put_back(self.scratch)
+
+    async def keep(self, code: int, *, is_finished: bool, is_lost: bool, is_shared: bool) -> None:
+        """Append what it wrote to the segment."""
+        claim, scratch = self.sample.claim, self.scratch
+        out, err = size_of(scratch.out), size_of(scratch.err)
+        packed = Packed(claim.node, claim.attempt, self.sample.number, claim.number, 0, out, err, code)
+        self.is_shared = is_shared
+        await self.way.writer(self.sample.workspace).append(packed, scratch.out, scratch.err)
+        if not is_shared:
+            await scratch.clear_by_turns()
+
+    def release(self) -> None:
+        """Empty the scratch directory for the next sample. The cell names this one until another takes it."""
+        self.passed.remove()
+        self.way.put_back_cell(self.cell)
+        if not self.is_shared and self.scratch.clear():
+            self.way.put_back(self.scratch)
+        else:
+            self.scratch.close()
 
 
 class PackedFiles:
@@ -99,91 +130,63 @@ class PackedFiles:
         self._worker = worker
         self._scripts = ScriptPasser(is_local=is_local)
         self._writers: OrderedDict[str, SegmentWriter] = OrderedDict()
-        self._scratch = ""
+        self._scratch_dir = ""
         self._scratch_fd = -1
-        self._free: list[Bench] = []
+        self._free: list[Scratch] = []
         self._made = 0
         #: The last one to be freed is taken first, so that it does not tell for long of a sample that has ended.
         self._free_cells: list[int] = []
         self._cells_made = 0
-        self._node: object = None
 
-    def prepare(self, instance: Instance) -> PackedReady:
-        """A bench and a script. That another worker ran it last says that an execution began."""
-        text, claim, plan = instance.text, instance.claim, instance.study.plan
-        if text is not self._node:
-            make_directory(text.directory, plan.workspace)
-            keep_node_scripts(text, plan.samples.columns if plan.samples else ())
-            self._node = text
-        is_resumed = instance.resumes or (
-            instance.may_have_started and was_begun(plan.workspace, claim.node, instance.sample, claim.number)
+    def prepare(self, sample: ClaimedSample) -> PackedSample:
+        """A scratch directory and a script. That another worker ran it last says that an execution began."""
+        claim, workspace = sample.claim, sample.workspace
+        self._scripts.keep_for_people(sample)
+        is_resumed = sample.resumes or (
+            sample.may_have_started and was_begun(workspace, claim.node, sample.number, claim.number)
         )
-        bench = self._free_bench() or self._new_bench()
+        scratch = self._free_scratch() or self._new_scratch()
         try:
-            passed = self._scripts.give(instance, bench.directory, bench.memory, is_resumed=is_resumed)
+            passed = self._scripts.give(sample, scratch.directory, scratch.memory, is_resumed=is_resumed)
         except BaseException:
-            self._free.append(bench)
+            self._free.append(scratch)
             raise
-        return PackedReady(
-            *(instance, bench.directory, passed.path, passed.interpreter, bench.out, bench.err, is_resumed),
-            ends_group=True, passed=passed, bench=bench,
+        return PackedSample(
+            sample=sample, directory=scratch.directory, script=passed.path, interpreter=passed.interpreter,
+            out=scratch.out, err=scratch.err, is_resumed=is_resumed, ends_group=True, way=self, passed=passed,
+            scratch=scratch,
         )  # fmt: skip
 
-    def enter(self, ready: Ready) -> None:
-        """A cell that names it, and the script if it is a file."""
-        assert isinstance(ready, PackedReady)
-        instance, bench = ready.instance, ready.bench
-        workspace, claim = instance.study.plan.workspace, instance.claim
+    def put_back(self, scratch: Scratch) -> None:
+        """No sample uses it any more."""
+        self._free.append(scratch)
+
+    def take_cell(self) -> int:
+        """A cell that names no sample that runs."""
         if not self._free_cells:
             self._free_cells.append(self._cells_made)
             self._cells_made += 1
-        bench.cell = self._free_cells.pop()
-        self._writer(workspace).began(bench.cell, claim.node, instance.sample, claim.number)
-        ready.passed.put()
+        return self._free_cells.pop()
 
-    def drop(self, ready: Ready) -> None:
-        """The bench is free."""
-        assert isinstance(ready, PackedReady)
-        self._free.append(ready.bench)
-
-    async def keep(self, ready: Ready, ended: Ended) -> None:
-        """Append what it wrote to the segment."""
-        assert isinstance(ready, PackedReady)
-        claim, bench, sample = ready.instance.claim, ready.bench, ready.instance.sample
-        out, err = size_of(bench.out), size_of(bench.err)
-        packed = Packed(claim.node, claim.attempt, sample, claim.number, 0, out, err, ended.end.code)
-        bench.is_shared = ended.process.has_left_others
-        await self._writer(ready.instance.study.plan.workspace).append(packed, bench.out, bench.err)
-        if not bench.is_shared:
-            await bench.clear_by_turns()
-
-    def release(self, ready: Ready) -> None:
-        """Empty the bench for the next sample."""
-        assert isinstance(ready, PackedReady)
-        ready.passed.remove()
-        self._free_cells.append(ready.bench.cell)
-        if not ready.bench.is_shared and ready.bench.clear():
-            self._free.append(ready.bench)
-        else:
-            ready.bench.close()
-
-    def never_ran(self, ready: Ready) -> None:
-        """Nothing says that it did, but for the cell of its slot, which the next sample takes."""
+    def put_back_cell(self, cell: int) -> None:
+        """Its sample has ended."""
+        self._free_cells.append(cell)
 
     def close(self) -> None:
         """Close the segments and remove the scratch directories."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
-        for bench in self._free:
-            bench.close()
+        for scratch in self._free:
+            scratch.close()
         self._free.clear()
-        if self._scratch:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._scratch_dir:
+            shutil.rmtree(self._scratch_dir, ignore_errors=True)
             os.close(self._scratch_fd)
-            self._scratch = ""
+            self._scratch_dir = ""
 
-    def _writer(self, workspace: str) -> SegmentWriter:
+    def writer(self, workspace: str) -> SegmentWriter:
+        """Where the output of a workspace's samples goes."""
         writer = self._writers.get(workspace)
         if writer is None:
             if len(self._writers) >= _WORKSPACES_MOST:
@@ -200,28 +203,28 @@ class PackedFiles:
                 writer.close()
                 return
 
-    def _free_bench(self) -> Bench | None:
+    def _free_scratch(self) -> Scratch | None:
         while self._free:
-            bench = self._free.pop()
-            if os.path.isdir(bench.directory):
-                return bench
+            scratch = self._free.pop()
+            if os.path.isdir(scratch.directory):
+                return scratch
             # A script emptied the temporary directory.
-            bench.close()
+            scratch.close()
         return None
 
-    def _new_bench(self) -> Bench:
-        if self._scratch and not os.path.isdir(self._scratch):
+    def _new_scratch(self) -> Scratch:
+        if self._scratch_dir and not os.path.isdir(self._scratch_dir):
             os.close(self._scratch_fd)
-            self._scratch = ""
-        if not self._scratch:
+            self._scratch_dir = ""
+        if not self._scratch_dir:
             _remove_abandoned()
-            scratch = tempfile.mkdtemp(prefix=_PREFIX)
-            fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            directory = tempfile.mkdtemp(prefix=_PREFIX)
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             # Held as long as this process lives: who can take it, may delete the directory.
             fcntl.flock(fd, fcntl.LOCK_EX)
-            self._scratch, self._scratch_fd = scratch, fd
+            self._scratch_dir, self._scratch_fd = directory, fd
         self._made += 1
-        return Bench(self._made - 1, self._scratch)
+        return Scratch(self._made - 1, self._scratch_dir)
 
 
 def _delete(path: str) -> None:

@@ -14,13 +14,14 @@ import signal
 import time
 from collections.abc import Mapping
 
-import msgspec
 import structlog
 
+from mrun.engine.errors import HandBackError
 from mrun.engine.plan.model import PlanStep
+from mrun.engine.work.groups import signal_group
 from mrun.engine.work.outcomes import Exit
-from mrun.engine.work.processes import Stream, Watcher, wait_at_most
-from mrun.engine.work.warm_shell import WarmShell, WarmShellError, quoted, setup_text
+from mrun.engine.work.processes.process import Order, Process, Script, Watcher
+from mrun.engine.work.processes.warm_shell import WarmShell, quoted, setup_text
 
 #: A signal that came before its sample was forked is tried again so often.
 _RETRY_SIGNAL_S = 0.01
@@ -30,7 +31,7 @@ _SIGNAL_BASE = 128
 _EXPANDED = frozenset(b"$`~\\")
 #: No other directory, but one that is entered later is exported.
 _NO_OLDPWD = b"unset OLDPWD\nexport OLDPWD\n"
-#: dash keeps about a hundred bytes of each sample; after so many a new one takes its place.
+#: dash loses about a hundred bytes for each sample; after so many samples another shell is started.
 SAMPLES_MOST = 10_000
 #: A shell that could not be started is left alone for so long.
 _UNFIT_S = 60.0
@@ -42,25 +43,6 @@ _MAY_GIVE_UP = re.compile(
 )
 
 log = structlog.get_logger()
-
-
-class WarmScript(msgspec.Struct, frozen=True):
-    """A script to run, and all that belongs to it."""
-
-    #: The words behind `#!`.
-    shell: str
-    path: str
-    directory: str
-    #: All of it. What the shells were not started with is exported for this sample.
-    environment: Mapping[bytes, bytes]
-    out: Stream
-    err: Stream
-    #: What is left of its group is killed when it ends.
-    ends_group: bool = False
-    #: See `needs_whole_shell`; only for bash.
-    is_whole: bool = False
-    #: To which it is bound; (): to none.
-    cpus: tuple[int, ...] = ()
 
 
 def needs_whole_shell(step: PlanStep) -> bool:
@@ -82,19 +64,6 @@ def is_bash(shell: str) -> bool:
     return os.path.basename(shell.split()[-1]) == "bash"
 
 
-class WarmOrder(msgspec.Struct, frozen=True):
-    """A script as a warm shell takes it."""
-
-    #: By which the subshell is told from others of its shell.
-    number: int
-    shell: str
-    #: What the subshell reads.
-    text: bytes
-    ends_group: bool
-    is_whole: bool
-    cpus: tuple[int, ...]
-
-
 class WarmShells:
     """The warm shells of one worker: as many as samples ran at once, of each kind."""
 
@@ -107,7 +76,7 @@ class WarmShells:
         self._unfit_until: dict[str, float] = {}
         self._numbers = itertools.count(1)
 
-    def order(self, script: WarmScript) -> WarmOrder | None:
+    def order(self, script: Script) -> Order | None:
         """Make all of a script that can be made before its turn.
 
         Returns:
@@ -119,16 +88,15 @@ class WarmShells:
         if is_bash(script.shell) and _EXPANDED.intersection(script.environment.get(b"BASH_ENV", b"")):
             return None
         number = next(self._numbers)
-        text = self._text(script, number)
-        return WarmOrder(number, script.shell, text, script.ends_group, script.is_whole, script.cpus)
+        return Order(number, script, self._text(script, number))
 
-    def start(self, order: WarmOrder) -> WarmProcess | None:
+    def start(self, order: Order) -> WarmProcess | None:
         """Start a script in a shell that is free, or in a new one.
 
         Returns:
-            None if that shell can't be kept warm here: start the script cold.
+            None if that shell can't stay warm here: start the script cold.
         """
-        shell = order.shell
+        shell = order.script.shell
         idle = self._idle.setdefault(shell, [])
         while idle:
             chosen = idle.pop()
@@ -147,19 +115,19 @@ class WarmShells:
     def _open(self, shell: str) -> WarmShell | None:
         try:
             return WarmShell(shell.split(), self._environment, self._watcher)
-        except (OSError, WarmShellError) as error:
+        except (OSError, HandBackError) as error:
             self._unfit_until[shell] = time.monotonic() + _UNFIT_S
             log.warning("warm_shell_refused", shell=shell, why=str(error), does="starts samples cold for a minute")
             return None
 
-    def _text(self, script: WarmScript, number: int) -> bytes:
+    def _text(self, script: Script, number: int) -> bytes:
         """What the subshell reads."""
         known, environment = self._environment, script.environment
         parts = [setup_text(number, script.directory, script.out, script.err, is_bash=is_bash(script.shell))]
         exports = [b"%b=%b" % (name, quoted(value)) for name, value in environment.items() - known.items()]
         if exports:
             parts.append(b"export %b\n" % b" ".join(exports))
-        # A shell that has just started does not remember another directory than the one it was told of.
+        # A shell that has just started remembers no other directory than the one in its environment.
         parts.append(b"export OLDPWD=%b\n" % quoted(environment[b"OLDPWD"]) if b"OLDPWD" in environment else _NO_OLDPWD)
         if script.is_whole:
             parts.append(b"SHLVL=%d\n" % _next_level(environment))
@@ -172,119 +140,66 @@ class WarmShells:
         return text
 
 
-def _begun(order: WarmOrder, shell: WarmShell, idle: list[WarmShell]) -> WarmProcess | None:
+def _begun(order: Order, shell: WarmShell, idle: list[WarmShell]) -> WarmProcess | None:
     """Begin in a shell that is free, or let go of it if it is dead."""
     process = WarmProcess(order, shell, idle)
-    if shell.begin(process, order.text, is_whole=order.is_whole, cpus=order.cpus):
+    if shell.begin(process, order.text, is_whole=order.script.is_whole, cpus=order.script.cpus):
         return process
     shell.discard()
     return None
 
 
-class WarmProcess:
+class WarmProcess(Process):
     """A sample that a warm shell runs, or will: a process group of its own, whose leader is the subshell."""
 
     def __init__(
-        self, order: WarmOrder, shell: WarmShell, idle: list[WarmShell], leader: WarmProcess | None = None
+        self, order: Order, shell: WarmShell, idle: list[WarmShell], leader: WarmProcess | None = None
     ) -> None:
+        super().__init__(ends_group=order.script.ends_group)
         self.shell, self._idle = shell, idle
         #: Behind which it runs.
         self._leader = leader
         #: Its shell is another's, when it has ended.
         self._is_followed = False
-        self._kind = order.shell
-        self._ends_group = order.ends_group
-        self._number = order.number
-        self._began = time.monotonic()
+        self._order = order
         self._group: int | None = None
-        self._unsent: int | None = None
-        #: It was asked to end: what its subshell leaves behind has some time to do so, too.
-        self._is_asked_to_end = False
-        #: Others of its group lived when it ended. While any of them does, the number is nobody else's.
-        self._had_rest = False
+        #: Sends a signal again that came before there was a group.
+        self._retry: asyncio.TimerHandle | None = None
         self._is_shell_killed = False
-        self._end: Exit | WarmShellError | None = None
-        self._waiting: asyncio.Future[None] | None = None
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since it was started."""
-        return time.monotonic() - self._began
 
     @property
     def has_begun(self) -> bool:
         """Whether its files were opened, and its script may have been read."""
         return self._find_group() is not None
 
-    @property
-    def has_left_others(self) -> bool:
-        """Whether processes of its group live on after it."""
-        group = self._find_group()
-        return group is not None and _signal_group(group, 0)
-
-    async def wait_within(self, timeout_s: float) -> Exit | None:
-        """Wait for its end, or so long; safe to cancel and to call again.
-
-        Raises:
-            WarmShellError: nobody knows how it ended, or it could not begin. It does not run any more.
-        """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_s
-        while self._end is None and (left_s := until - loop.time()) > 0:
-            self._waiting = loop.create_future()
-            await wait_at_most(self._waiting, left_s if self._unsent is None else min(left_s, _RETRY_SIGNAL_S), loop)
-            if self._unsent is not None:
-                self.signal(self._unsent)
-        if isinstance(self._end, WarmShellError):
-            raise self._end
-        return self._end
-
     def signal(self, number: int) -> None:
-        """Signal the whole group; nothing happens if it is gone. One that comes before there is a group is kept."""
-        self._unsent = None
+        """Signal the whole group; nothing happens if it is gone. One that comes before there is a group is repeated."""
+        self._forget_retry()
         if self._end is not None:
             return
         self._is_asked_to_end |= number == signal.SIGTERM
         # Its script may have stopped the shell, which then would never tell that it has ended.
         self.shell.wake()
-        if (group := self._find_group()) is not None:
-            _signal_group(group, number)
-        elif (child := self.shell.child()) is not None:
-            # It is about to open its files, and may not yet have become the leader of its group.
-            if not _signal_group(child, number):
-                self._unsent = number
-        elif number == signal.SIGKILL:
+        if self.has_begun:
+            self._signal_group(number)
+        elif (child := self.shell.child()) is None and number == signal.SIGKILL:
             self._is_shell_killed = True
             self.shell.kill()
-        else:
-            self._unsent = number
+        # The child is about to open its files, and may not yet have become the leader of its group.
+        elif child is None or not signal_group(child, number):
+            self._retry = asyncio.get_running_loop().call_later(_RETRY_SIGNAL_S, self.signal, number)
 
-    @property
-    def has_rest(self) -> bool:
-        """Whether processes of its group live on that lived when it ended, after it was asked to end."""
-        self._had_rest = self._had_rest and self.has_left_others
-        return self._had_rest
-
-    def end_rest(self) -> None:
-        """Kill what lives of `has_rest`."""
-        if self.has_rest:
-            self._kill_group()
-
-    def may_be_followed_by(self, order: WarmOrder) -> bool:
+    def may_be_followed_by(self, order: Order) -> bool:
         """Whether its shell can go on with that script by itself, and has nothing else to go on with."""
-        is_alike = not order.is_whole and order.shell == self._kind
-        return is_alike and self.shell.count < SAMPLES_MOST and self.shell.may_take_next(order.cpus)
+        script = order.script
+        is_alike = not script.is_whole and script.shell == self._order.script.shell
+        return is_alike and self.shell.count < SAMPLES_MOST and self.shell.may_take_next(script.cpus)
 
-    def follow(self, order: WarmOrder) -> WarmProcess:
-        """Hand a script to its shell, which goes on with it by itself. It may be followed by it.
-
-        Raises:
-            OSError: there is no memory for its text.
-            WarmShellError: the shell is dead.
-        """
+    def follow(self, order: Order) -> WarmProcess:
+        """Hand over a script, with which its shell goes on by itself."""
         following = WarmProcess(order, self.shell, self._idle, self)
         if not self.shell.begin_next(following, order.text):
-            raise WarmShellError("A warm shell died while it ran a sample.")
+            raise HandBackError("A warm shell died while it ran a sample.")
         self._is_followed = True
         return following
 
@@ -300,15 +215,18 @@ class WarmProcess:
         """Forget it. If it still runs it is killed, and its shell with it."""
         shell, self._leader = self.shell, None
         if not isinstance(self._end, Exit):
+            # First the shell: at the end of this one it would begin with what was handed over.
+            shell.kill()
             self.signal(signal.SIGKILL)
             shell.discard()
-            self._kill_group()
+            self._signal_group(signal.SIGKILL)
         elif self._is_followed:
             pass
         elif shell.is_dead or shell.count >= SAMPLES_MOST:
             shell.discard()
         else:
             self._idle.append(shell)
+        self._forget_retry()
 
     def note_turn(self) -> None:
         """The sample before it has ended: it runs now."""
@@ -322,62 +240,46 @@ class WarmProcess:
                 self.shell.watch_stopped(group)
             return
         code = int(status)
-        if code > _SIGNAL_BASE and not _is_code_in(self.shell.words_on(self._number), code):
+        if code > _SIGNAL_BASE and not _is_code_in(self.shell.words_on(self._order.number), code):
             code = _SIGNAL_BASE - code
         if group is None and code >= 0:
-            self._finish(WarmShellError(f"A warm shell could not begin a sample: {_last_line(self.shell.hear())}."))
+            self._finish(HandBackError(f"A warm shell could not begin a sample: {_last_line(self.shell.hear())}."))
         else:
             self._finish(Exit(code, elapsed_ms=1000 * self.elapsed_s))
-        self.shell.forget(self._number)
+        self.shell.forget(self._order.number)
         self._had_rest = self._is_asked_to_end and self.has_left_others
         if self._ends_group and not self._is_asked_to_end:
-            self._kill_group()
+            self._signal_group(signal.SIGKILL)
 
     def note_death(self) -> None:
-        """The shell is gone. If there was a subshell, it has said its number by now, or never will."""
-        self._kill_group()
+        """The shell is gone. If there was a subshell, it has written its number by now, or never will."""
+        self._signal_group(signal.SIGKILL)
         if self._is_shell_killed:
             self._finish(Exit(-signal.SIGKILL, elapsed_ms=1000 * self.elapsed_s))
         else:
-            self._finish(WarmShellError("A warm shell died while it ran a sample.", has_begun=self.has_begun))
+            self._finish(HandBackError("A warm shell died while it ran a sample.", has_begun=self.has_begun))
 
     def _find_group(self) -> int | None:
         if self._group is None:
-            self._group = self.shell.subshell_of(self._number)
+            self._group = self.shell.subshell_of(self._order.number)
         return self._group
 
-    def _kill_group(self) -> None:
-        # The shell may have reaped its leader a moment ago; numbers are given out in turn, so nobody else has it yet.
-        if (group := self._find_group()) is not None:
-            _signal_group(group, signal.SIGKILL)
-
-    def _finish(self, end: Exit | WarmShellError) -> None:
-        self._end = end
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+    def _forget_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
 
-def _is_code_in(said: bytes, code: int) -> bool:
+def _is_code_in(text: bytes, code: int) -> bool:
     """Whether the shell's line on its job says that it was a code: `[1]+  Exit 143`, `[1] + Done(143)`."""
-    return re.search(rb"^\[\d+\].*\D%d\D" % code, said, re.MULTILINE) is not None
+    return re.search(rb"^\[\d+\].*\D%d\D" % code, text, re.MULTILINE) is not None
 
 
-def _last_line(said: bytes) -> str:
+def _last_line(text: bytes) -> str:
     """Of errors. What comes before may be the shell's word on how the sample before ended."""
-    lines = said.decode(errors="replace").split("\n")
-    told = (line.strip() for line in reversed(lines) if line.strip() and not line.startswith(("[", "order-")))
-    return next(told, "it did not say why")
-
-
-def _signal_group(group: int, number: int) -> bool:
-    """False if there is no such group."""
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    lines = text.decode(errors="replace").split("\n")
+    errors = (line.strip() for line in reversed(lines) if line.strip() and not line.startswith(("[", "order-")))
+    return next(errors, "it did not say why")
 
 
 def _next_level(environment: Mapping[bytes, bytes]) -> int:

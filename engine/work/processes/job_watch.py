@@ -5,17 +5,21 @@ Everything that is asked of the scheduler is asked by one task, in turn: it gets
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
+from collections.abc import Mapping
 
+import anyio
 import structlog
+from anyio.abc import TaskGroup, TaskStatus
 
-from mrun.engine.errors import LauncherAwayError, LauncherError, MrunError
-from mrun.engine.work.job_files import JobRecord
-from mrun.engine.work.job_process import JobProcess
-from mrun.engine.work.launched import JobLeftError, LaunchError
-from mrun.engine.work.nudge import Nudge
-from mrun.launchers.desk import JobDesk
+from mrun.engine.back_off import BackOff
+from mrun.engine.errors import HandBackError, LauncherAwayError, LauncherError, MrunError
+from mrun.engine.work.processes.job import JobProcess, JobRecord, JobSample
+from mrun.engine.work.wakeup import Wakeup
+from mrun.launchers.find import launcher_named
+from mrun.launchers.job_calls import JobCalls
 from mrun.launchers.schedulers import End, EndKind, JobState, JobStatus, RefusedError
 
 #: Between two looks, and two tries to submit: as long as something changes, and at most.
@@ -30,49 +34,65 @@ _CANCEL_AGAIN_S = 10.0
 log = structlog.get_logger()
 
 
-class _BackOff:
-    """When something may be done again: after a pause, that doubles as long as it is in vain."""
+class Jobs:
+    """The batch jobs of one worker: a watch for each scheduler, as long as the worker beats."""
 
-    def __init__(self) -> None:
-        self._pause_s = PAUSE_S
-        self._at = 0.0
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._watches: dict[str, JobWatch] = {}
+        self._tasks: TaskGroup | None = None
 
-    @property
-    def left_s(self) -> float:
-        """Until then; 0: now."""
-        return max(0.0, self._at - time.monotonic())
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Watch until it is cancelled. Jobs go on then."""
+        async with anyio.create_task_group() as self._tasks:
+            task_status.started()
+            await anyio.sleep(math.inf)
 
-    def soon(self) -> None:
-        """In the shortest pause, unless that is later than it would be anyway."""
-        self._pause_s = PAUSE_S
-        self._at = min(max(self._at, time.monotonic()), time.monotonic() + PAUSE_S)
+    def start(self, files: JobSample, variables: Mapping[str, str]) -> JobProcess:
+        """Await the job of a sample, if there is one, or submit one when it is its turn.
 
-    def again(self, *, in_vain: bool) -> None:
-        """It was done."""
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S) if in_vain else PAUSE_S
-        self._at = time.monotonic() + self._pause_s
+        Args:
+            variables: those of the sample, beside the worker's own.
+
+        Raises:
+            LauncherError: there is no such scheduler.
+        """
+        watch = self._watch(files.sample.text.terms.started_by)
+        process = JobProcess(files, variables, watch.title, watch.wanted.set)
+        watch.add(process)
+        return process
+
+    def _watch(self, batch_type: str) -> JobWatch:
+        if batch_type not in self._watches:
+            scheduler = launcher_named(batch_type).scheduler
+            if scheduler is None:
+                raise LauncherError(f"'{batch_type}' takes no jobs.", hint="Leave 'mode: job' out.")
+            assert self._tasks is not None
+            watch = self._watches[batch_type] = JobWatch(JobCalls(scheduler, self._environment), scheduler.title)
+            self._tasks.start_soon(watch.run)
+        return self._watches[batch_type]
 
 
 class JobWatch:
     """Submits jobs when it is their turn, and tells each of them how it ended."""
 
-    def __init__(self, desk: JobDesk, title: str) -> None:
-        self.wanted = Nudge()
-        self._desk, self._title = desk, title
+    def __init__(self, calls: JobCalls, title: str) -> None:
+        self.wanted = Wakeup()
+        self._calls, self.title = calls, title
         self._waiting: list[JobProcess] = []
         self._watched: list[JobProcess] = []
-        self._looks, self._submits = _BackOff(), _BackOff()
-        #: What the scheduler does not do now, and was told of.
+        self._looks, self._submits = (BackOff(PAUSE_S, LONGEST_PAUSE_S) for _ in range(2))
+        #: What the scheduler does not do now, and for which the log says so.
         self._troubles: set[str] = set()
         #: Study → in which words its last job was refused, and how often in a row.
         self._refusals: dict[str, tuple[str, int]] = {}
 
     def add(self, process: JobProcess) -> None:
         """Await a sample's job, if it has one by now, or submit it when it is its turn."""
-        record = process.files.record(process.ready)
+        record = process.files.record()
         if record is not None and record.job:
             self._begin_watching(process, record.job)
-            log.info("job_found", scheduler=self._title, job=record.job, execution=process.name)
+            log.info("job_found", scheduler=self.title, job=record.job, execution=process.name)
         else:
             process.may_have_job = record is not None
             self._waiting.append(process)
@@ -128,7 +148,7 @@ class JobWatch:
             job = await self._job_of(process)
         except LauncherAwayError as error:
             process.submitted("")
-            self._tell("submit", error)
+            self._log_trouble("submit", error)
             return False
         except RefusedError as error:
             process.fail(self._refused(process, error))
@@ -139,7 +159,7 @@ class JobWatch:
             return True
         except (MrunError, OSError, ValueError, LookupError) as error:
             # A NUL in a name; a workspace that is gone.
-            process.fail(LaunchError(_why(process, error), has_begun=False))
+            process.fail(HandBackError(_why(process, error)))
             return True
         self._troubles.discard("submit")
         self._refusals.pop(process.step[0], None)
@@ -158,44 +178,44 @@ class JobWatch:
         words, count = self._refusals.get(study, ("", 0))
         if error.message != words:
             self._refusals[study] = error.message, 1
-            return LaunchError(error.message, has_begun=False)
+            return HandBackError(error.message)
         self._refusals[study] = words, count + 1
-        return error if count + 1 >= _REFUSALS_MOST else JobLeftError(has_begun=False)
+        return error if count + 1 >= _REFUSALS_MOST else HandBackError(error.message, is_left=True)
 
     async def _job_of(self, process: JobProcess) -> str:
         """Its job's id: of one that was submitted before, by whomever, or of a new one. Empty: it has ended."""
-        files, ready = process.files, process.ready
-        record = files.record(ready)
+        files = process.files
+        record = files.record()
         if record is not None and record.job:
             return record.job
         if record is not None:
             # Somebody was about to submit it.
-            if files.code(ready) is not None:
+            if files.left() is not None:
                 process.conclude(End(EndKind.UNKNOWN))
                 return ""
-            if job := await self._desk.find(process.name):
-                log.info("job_found", scheduler=self._title, job=job, execution=process.name)
+            if job := await self._calls.find(process.name):
+                log.info("job_found", scheduler=self.title, job=job, execution=process.name)
                 self._note_job(process, job)
                 return job
         if process.is_cancel_asked:
             process.end_unsubmitted()
             return ""
-        request, variables = process.request(files.make(ready))
+        request, variables = process.request(files.make())
         # From here on there may be a job, whatever happens to this worker.
-        files.note(ready, JobRecord(process.name, self._title))
+        files.note(JobRecord(process.name, self.title))
         try:
-            job = await self._desk.submit(request, variables)
+            job = await self._calls.submit(request, variables)
         except LauncherError as error:
             if not error.is_retryable:
-                files.forget(ready)
+                files.forget()
             raise
         self._note_job(process, job)
-        log.debug("job_submitted", scheduler=self._title, job=job, execution=process.name)
+        log.debug("job_submitted", scheduler=self.title, job=job, execution=process.name)
         return job
 
     def _note_job(self, process: JobProcess, job: str) -> None:
         try:
-            process.files.note(process.ready, JobRecord(process.name, self._title, job))
+            process.files.note(JobRecord(process.name, self.title, job))
         except OSError as error:
             # Whoever needs it finds it by its name.
             log.warning("job_not_noted", job=job, why=error.strerror)
@@ -214,15 +234,15 @@ class JobWatch:
         """Ask for all jobs at once."""
         watched = [process for process in self._watched if not process.is_over]
         try:
-            found = await self._desk.look([process.job for process in watched])
+            found = await self._calls.look([process.job for process in watched])
         except LauncherAwayError as error:
-            self._tell("look", error)
+            self._log_trouble("look", error)
             self._looks.again(in_vain=True)
             return
         except LauncherError as error:
             # It will never answer on this machine: others may be luckier.
             for process in watched:
-                process.fail(LaunchError(error.message, has_begun=process.has_run))
+                process.fail(HandBackError(error.message, has_begun=process.has_run))
             return
         self._troubles.discard("look")
         has_news = [_note(process, found[process.job]) for process in watched]
@@ -237,19 +257,19 @@ class JobWatch:
             return
         self._looks.soon()
         try:
-            await self._desk.cancel([process.job for process in due])
+            await self._calls.cancel([process.job for process in due])
         except LauncherError as error:
-            self._tell("cancel", error)
+            self._log_trouble("cancel", error)
             return
         self._troubles.discard("cancel")
         for process in due:
             process.cancelled_at = now
 
-    def _tell(self, what: str, error: LauncherError) -> None:
+    def _log_trouble(self, what: str, error: LauncherError) -> None:
         """Once for each time of trouble."""
         if what not in self._troubles:
             self._troubles.add(what)
-            log.warning("scheduler_refused", scheduler=self._title, to=what, why=error.message, does="tries again")
+            log.warning("scheduler_refused", scheduler=self.title, to=what, why=error.message, does="tries again")
 
 
 def _why(process: JobProcess, error: Exception) -> str:
@@ -257,7 +277,7 @@ def _why(process: JobProcess, error: Exception) -> str:
     if isinstance(error, MrunError):
         return error.message
     what = f"{error.strerror} '{error.filename}'" if isinstance(error, OSError) else str(error)
-    return f"Sample {process.ready.instance.sample} could not be submitted: {what}."
+    return f"Sample {process.files.sample.number} could not be submitted: {what}."
 
 
 def _note(process: JobProcess, status: JobStatus) -> bool:
@@ -267,7 +287,7 @@ def _note(process: JobProcess, status: JobStatus) -> bool:
         return True
     if status.state is JobState.UNKNOWN and not status.word:
         process.unknown_looks += 1
-        if process.unknown_looks >= _UNKNOWN_LOOKS_MOST or process.files.code(process.ready) is not None:
+        if process.unknown_looks >= _UNKNOWN_LOOKS_MOST or process.files.left() is not None:
             process.conclude(End(EndKind.UNKNOWN, why=status.why))
         return True
     process.unknown_looks = 0

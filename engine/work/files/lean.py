@@ -20,12 +20,12 @@ from pathlib import Path
 
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.records import Claim
-from mrun.engine.work.files import Ended, Instance, Ready, keep_within, make_directory, move_aside
+from mrun.engine.work.files.scripts import PassedScript, ScriptPasser
+from mrun.engine.work.files.way import ClaimedSample, SampleFiles, keep_within, make_directory, move_aside
 from mrun.engine.work.script_memory import ScriptMemory
-from mrun.engine.work.scripts import PassedScript, ScriptPasser, keep_node_scripts
 from mrun.engine.workspace.descriptors import copy, high, size_of
 
-#: Workspaces whose files for output are kept open; the least recently used go first.
+#: Workspaces whose files for output stay open; the least recently used go first.
 _WORKSPACES_MOST = 16
 #: The bit of a directory that was made, and not entered.
 _NOT_BEGUN = stat.S_ISVTX
@@ -40,7 +40,7 @@ class Spool:
         self.fd = high(os.open(path, _APPEND, 0o666))
 
     def give(self, target: str) -> None:
-        """The file becomes `target`, which is not there; a new one takes its place."""
+        """The file becomes `target`, which is not there. The spool gets a new file."""
         os.rename(self._path, target)
         self._renew()
 
@@ -75,7 +75,7 @@ class Spool:
         os.close(fd)
 
 
-class Seat:
+class SlotFiles:
     """What one sample at a time needs, and the next one uses again: files for its streams, memory for its script."""
 
     def __init__(self, stem: str) -> None:
@@ -86,121 +86,118 @@ class Seat:
             out.remove()
             raise
         self.memory = ScriptMemory()
-        #: Nothing is left in it, and there is nobody who may use it.
-        self.is_clean = True
-        #: Of the sample that was entered: its directory is new; its streams had something of earlier executions.
-        self.is_new = False
-        self.had = (False, False)
-        #: Of the sample that was prepared: its directory was made, and is to have this mode when it starts.
-        self.mode: int | None = None
 
     def clean(self) -> None:
-        """Nothing of a sample that was killed, or whose output could not be kept, may reach the next one."""
+        """Nothing of a sample that was killed, or whose output could not be written, may reach the next one."""
         for spool in self.spools:
             if size_of(spool.fd):
                 os.ftruncate(spool.fd, 0)
-        self.memory.let_go()
-        self.is_clean = True
+        self.memory.release()
 
     def remove(self) -> None:
         """No sample will come any more."""
         for spool in self.spools:
             spool.remove()
-        self.memory.let_go()
+        self.memory.release()
 
 
-class LeanReady(Ready, frozen=True):
-    """With what is to be taken back at the end."""
+class LeanSample(SampleFiles, kw_only=True):
+    """A sample with a directory of its own."""
 
+    way: LeanFiles
     passed: PassedScript
-    seat: Seat
-    #: Where its streams are kept.
-    targets: tuple[str, str]
+    slot_files: SlotFiles
+    #: Its directory was made ahead, and is to have this mode when it starts.
+    mode: int | None
+    #: It was entered, and its directory was new; its streams had something of earlier executions.
+    is_new: bool = False
+    had: tuple[bool, bool] = (False, False)
+    #: Nothing of it is left in `slot_files`, and nobody can write to them any more.
+    is_clean: bool = False
+
+    def enter(self) -> None:
+        """The directory. What was there of an execution that was lost is moved aside: it may still write."""
+        sample = self.sample
+        self.is_new = _enter(self.directory, sample.workspace, self.mode)
+        if not self.is_new:
+            out, err = sample.stream_paths
+            if sample.may_have_started:
+                for target in (out, err):
+                    move_aside(target, sample.claim.number)
+            self.had = (os.path.exists(out), os.path.exists(err))
+        self.passed.put()
+
+    def drop(self) -> None:
+        """The directory stays, marked: another worker may have entered it, if the claim was lost."""
+        self.way.put_back(self)
+
+    async def keep(self, code: int, *, is_finished: bool, is_lost: bool, is_shared: bool) -> None:
+        """Put what it wrote into its directory."""
+        sample = self.sample
+        for spool, target, had in zip(self.slot_files.spools, sample.stream_paths, self.had, strict=True):
+            if is_shared or size_of(spool.fd):
+                put = partial(_put_stream, spool, target, sample.claim, had=had, is_lost=is_lost, is_shared=is_shared)
+                await keep_within(self.directory, sample.workspace, put)
+        self.is_clean = not is_shared
+
+    def release(self) -> None:
+        """The script goes, and the files of the slot are free."""
+        self.passed.remove()
+        if not self.is_clean:
+            self.slot_files.clean()
+        self.way.put_back(self)
+
+    def never_ran(self) -> None:
+        """Take back what says that an execution began."""
+        if self.is_new and self.sample.text.size > 1:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.directory)
 
 
 class LeanFiles:
-    """Directories, and output that is not empty."""
+    """Directories, and output that is not empty. That a directory is there says that an execution began."""
 
     def __init__(self, worker: str, *, is_local: bool) -> None:
         self._worker = worker
         self._scripts = ScriptPasser(is_local=is_local)
-        #: For each workspace, the seats that no sample uses.
-        self._free: OrderedDict[str, list[Seat]] = OrderedDict()
+        #: For each workspace, the files that no sample uses.
+        self._free: OrderedDict[str, list[SlotFiles]] = OrderedDict()
         self._made = 0
-        self._node: object = None
 
-    def prepare(self, instance: Instance) -> LeanReady:
-        """A seat and a script. That a directory is there says that an execution began."""
-        text, plan = instance.text, instance.study.plan
-        if text is not self._node and text.size > 1:
-            make_directory(text.directory, plan.workspace)
-            keep_node_scripts(text, plan.samples.columns if plan.samples else ())
-            self._node = text
-        directory = text.sample_directory(instance.sample)
-        targets = (f"{directory}/{text.instance_name}.out", f"{directory}/{text.instance_name}.err")
-        is_resumed = instance.resumes or (instance.may_have_started and _has_begun(directory))
-        seat = self._take(plan.workspace)
-        seat.mode = None if instance.may_have_started or text.size == 1 else _make_ahead(directory)
+    def prepare(self, sample: ClaimedSample) -> LeanSample:
+        """Files for its streams, and a script."""
+        text = sample.text
+        if text.size > 1:
+            self._scripts.keep_for_people(sample)
+        directory = text.sample_directory(sample.number)
+        is_resumed = sample.resumes or (sample.may_have_started and _has_begun(directory))
+        own = self._take(sample.workspace)
+        mode = None if sample.may_have_started or text.size == 1 else _make_ahead(directory)
         try:
-            passed = self._scripts.give(instance, directory, seat.memory, is_resumed=is_resumed)
+            passed = self._scripts.give(sample, directory, own.memory, is_resumed=is_resumed)
         except BaseException:
-            self._put_back(plan.workspace, seat)
+            self._free[sample.workspace].append(own)
             raise
-        out, err = seat.spools
-        return LeanReady(
-            *(instance, directory, passed.path, passed.interpreter, out.fd, err.fd, is_resumed),
-            ends_group=False, passed=passed, seat=seat, targets=targets,
+        out, err = own.spools
+        return LeanSample(
+            sample=sample, directory=directory, script=passed.path, interpreter=passed.interpreter,
+            out=out.fd, err=err.fd, is_resumed=is_resumed, way=self, passed=passed, slot_files=own, mode=mode,
         )  # fmt: skip
 
-    def enter(self, ready: Ready) -> None:
-        """The directory. What was there of an execution that was lost is moved aside: it may still write."""
-        assert isinstance(ready, LeanReady)
-        instance, seat, targets = ready.instance, ready.seat, ready.targets
-        seat.is_clean, seat.is_new, seat.had = False, False, (False, False)
-        seat.is_new = _enter(ready.directory, instance.study.plan.workspace, seat.mode)
-        if not seat.is_new:
-            if instance.may_have_started:
-                for target in targets:
-                    move_aside(target, instance.claim.number)
-            seat.had = (os.path.exists(targets[0]), os.path.exists(targets[1]))
-        ready.passed.put()
-
-    def drop(self, ready: Ready) -> None:
-        """The seat is free. Its directory stays, marked: another worker may have entered it, if the claim was lost."""
-        assert isinstance(ready, LeanReady)
-        self._put_back(ready.instance.study.plan.workspace, ready.seat)
-
-    async def keep(self, ready: Ready, ended: Ended) -> None:
-        """Put what it wrote into its directory."""
-        assert isinstance(ready, LeanReady)
-        claim, is_shared = ready.instance.claim, ended.process.has_left_others
-        for spool, target, had in zip(ready.seat.spools, ready.targets, ready.seat.had, strict=True):
-            if is_shared or size_of(spool.fd):
-                place = partial(_place, spool, target, claim, had=had, is_lost=ended.is_lost, is_shared=is_shared)
-                await keep_within(ready.directory, ready.instance.study.plan.workspace, place)
-        ready.seat.is_clean = not is_shared
-
-    def release(self, ready: Ready) -> None:
-        """The script goes; a directory in which nothing ever ran goes too."""
-        assert isinstance(ready, LeanReady)
-        ready.passed.remove()
-        if not ready.seat.is_clean:
-            ready.seat.clean()
-        self._put_back(ready.instance.study.plan.workspace, ready.seat)
-
-    def never_ran(self, ready: Ready) -> None:
-        """Take back what says that an execution began."""
-        assert isinstance(ready, LeanReady)
-        if ready.seat.is_new and ready.instance.text.size > 1:
-            with contextlib.suppress(OSError):
-                os.rmdir(ready.directory)
+    def put_back(self, sample: LeanSample) -> None:
+        """It does not use its slot's files any more."""
+        free = self._free.get(sample.sample.workspace)
+        if free is not None:
+            free.append(sample.slot_files)
+        else:
+            sample.slot_files.remove()
 
     def close(self) -> None:
         """Remove the files of the slots."""
         while self._free:
             self._forget_oldest()
 
-    def _take(self, workspace: str) -> Seat:
+    def _take(self, workspace: str) -> SlotFiles:
         free = self._free.get(workspace)
         if free is None:
             _scratch(workspace, self._worker).mkdir(parents=True, exist_ok=True)
@@ -212,19 +209,12 @@ class LeanFiles:
         if free:
             return free.pop()
         self._made += 1
-        return Seat(f"{_scratch(workspace, self._worker)}/{self._made}")
-
-    def _put_back(self, workspace: str, seat: Seat) -> None:
-        free = self._free.get(workspace)
-        if free is not None:
-            free.append(seat)
-        else:
-            seat.remove()
+        return SlotFiles(f"{_scratch(workspace, self._worker)}/{self._made}")
 
     def _forget_oldest(self) -> None:
         workspace, free = self._free.popitem(last=False)
-        for seat in free:
-            seat.remove()
+        for own in free:
+            own.remove()
         with contextlib.suppress(OSError):
             scratch = _scratch(workspace, self._worker)
             scratch.rmdir()
@@ -272,7 +262,7 @@ def _enter(directory: str, workspace: str, mode: int | None) -> bool:
     return False
 
 
-async def _place(spool: Spool, target: str, claim: Claim, *, had: bool, is_lost: bool, is_shared: bool) -> None:
+async def _put_stream(spool: Spool, target: str, claim: Claim, *, had: bool, is_lost: bool, is_shared: bool) -> None:
     """Put a stream's text where its sample has it; texts of two executions that overlap never mix."""
     if not is_lost and os.path.exists(target) != had:
         # Another execution of this sample has ended since this one began: the one that is the older by losses was lost.

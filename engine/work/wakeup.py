@@ -5,18 +5,18 @@ from __future__ import annotations
 import anyio
 
 
-class Nudge:
-    """Wakes one who waits, or who waits next."""
+class Wakeup:
+    """Wakes the task that waits for it, or the next one that does."""
 
     def __init__(self) -> None:
         self._event = anyio.Event()
 
     def set(self) -> None:
-        """Wake who waits, or who waits next."""
+        """Wake the task that waits, or the next one that does."""
         self._event.set()
 
     async def wait(self, timeout_s: float) -> bool:
-        """Until it is set, or the time is over; True if it was set. Takes the nudge."""
+        """Wait until it is set, or the time is over. Returns whether it was set, and resets it."""
         with anyio.move_on_after(timeout_s):
             await self._event.wait()
         was_set = self._event.is_set()
