@@ -13,7 +13,6 @@ from pathlib import Path
 
 import anyio
 import msgspec
-import structlog
 
 from mrun import __version__
 from mrun.cli.invocation import Invocation
@@ -22,6 +21,7 @@ from mrun.cli.output import our_error
 from mrun.cli.stock import stock_of
 from mrun.engine.errors import ExitCode, MrunError, UsageError
 from mrun.engine.ids import new_worker_id
+from mrun.engine.logging import log
 from mrun.engine.records import WorkerFacts
 from mrun.engine.resources import Inventory
 from mrun.engine.settings import Settings
@@ -47,8 +47,6 @@ _OWN_VARIABLES = frozenset({PARENT_VARIABLE, STDIN_VARIABLE})
 _FILES_LEAST, _FILES_USUAL = 64, 1024
 #: A worker tries to reach a server that is away until it is told to stop.
 _FOR_EVER_S = float("inf")
-
-log = structlog.get_logger()
 
 
 class WorkerSaid(msgspec.Struct, frozen=True):

@@ -13,8 +13,7 @@ import re
 import signal
 from collections.abc import Mapping, Sequence
 
-import structlog
-
+from mrun.engine.logging import log
 from mrun.launchers.resources import clock
 from mrun.launchers.schedulers import End, EndKind, Job, JobState, JobStatus, Output, Query, end_by_code, refusal
 
@@ -49,8 +48,6 @@ _NONE_KNOWN = "invalid job id specified"
 _SEPARATOR = "|"
 #: Wide enough for every value: squeue cuts at a width.
 _WIDTH = 200
-
-log = structlog.get_logger()
 
 
 def status_of(job: str, word: str, why: str, wait_status: int) -> JobStatus:

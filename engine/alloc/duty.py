@@ -7,18 +7,16 @@ from collections.abc import Sequence
 
 import anyio
 import msgspec
-import structlog
 
 from mrun.engine.alloc.keeper import Keeper, Tended
 from mrun.engine.alloc.rules import FAILURES_MOST
 from mrun.engine.errors import LauncherError, MrunError, NotFoundError
+from mrun.engine.logging import log
 from mrun.engine.stop_signals import stop_signals
 from mrun.engine.store.allocs import Allocs
 
 #: Who leaves tells the server, if it hears it within this time.
 _FAREWELL_S = 2.0
-
-log = structlog.get_logger()
 
 
 class DutyOptions(msgspec.Struct, frozen=True):

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 
 import anyio
 import msgspec
-import structlog
 
 from mrun.engine.alloc import rules
 from mrun.engine.alloc.jobs import JobPlace, printed_tail, write_job
 from mrun.engine.alloc.sightings import Sighting, after_look, has_ended
 from mrun.engine.errors import LauncherAwayError, LauncherError, MrunError, WorkspaceError
+from mrun.engine.logging import log
 from mrun.engine.store.allocs import FORCE, PAUSE, REMOVE, RESUME, AllocJob, Allocs, AllocState, KeptAlloc
 from mrun.engine.store.backlog import Backlog, look_at_backlog
 from mrun.engine.store.store import Store
@@ -27,8 +27,6 @@ from mrun.launchers.schedulers import JobStatus
 
 #: A submission under way is not interrupted, unless it takes longer than any call of a scheduler may.
 _SUBMIT_MOST_S = 45.0
-
-log = structlog.get_logger()
 
 
 class Tended(msgspec.Struct, frozen=True):

@@ -8,9 +8,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-import structlog
-
 from mrun.engine.errors import LauncherAwayError, LauncherError, MrunError
+from mrun.engine.logging import log
 from mrun.engine.work.job_files import JobRecord
 from mrun.engine.work.job_process import JobProcess
 from mrun.engine.work.launched import JobLeftError, LaunchError
@@ -26,8 +25,6 @@ _UNKNOWN_LOOKS_MOST = 3
 _REFUSALS_MOST = 3
 #: A job that has not ended so long after it was cancelled is cancelled again.
 _CANCEL_AGAIN_S = 10.0
-
-log = structlog.get_logger()
 
 
 class _BackOff:

@@ -9,8 +9,8 @@ import math
 import time
 
 import msgspec
-import structlog
 
+from mrun.engine.logging import log
 from mrun.engine.records import BeatAnswer
 from mrun.engine.store.store import Store
 from mrun.engine.work.desk import Desk, Stop
@@ -24,8 +24,6 @@ _BEATS_A_LEASE = 4
 _BEAT_MOST_S = 2.0
 #: Before the allocation's end: nothing more is claimed; and later, what runs is ended and handed back.
 _DRAIN_BEFORE_S, _END_BEFORE_S = 60.0, 15.0
-
-log = structlog.get_logger()
 
 
 class Pulse:

@@ -6,8 +6,7 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
-import structlog
-
+from mrun.engine.logging import log
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.plan.reader import SampleReader
@@ -18,8 +17,6 @@ from mrun.engine.workspace.journal import JOURNAL_VERSION, Header, JournalWriter
 
 #: Studies and node texts that are kept ready; the least recently used goes first.
 _STUDIES_MOST, _NODES_MOST = 64, 1024
-
-log = structlog.get_logger()
 
 
 class WorkedStudy:

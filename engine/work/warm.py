@@ -15,8 +15,8 @@ import time
 from collections.abc import Mapping
 
 import msgspec
-import structlog
 
+from mrun.engine.logging import log
 from mrun.engine.plan.model import PlanStep
 from mrun.engine.work.outcomes import Exit
 from mrun.engine.work.processes import Stream, Watcher, wait_at_most
@@ -40,8 +40,6 @@ _MAY_GIVE_UP = re.compile(
     r"(?<!\w)(?:let|readonly|declare|typeset|local|export|eval|source|shopt|read|unset)(?!\w)",
     re.MULTILINE,
 )
-
-log = structlog.get_logger()
 
 
 class WarmScript(msgspec.Struct, frozen=True):

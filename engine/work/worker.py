@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup
 
 from mrun.engine.errors import BrokerAwayError, LauncherError
+from mrun.engine.logging import log
 from mrun.engine.records import ClaimRequest
 from mrun.engine.resources import CPUS, JOBS, SLOTS, amounts_text, lacking
 from mrun.engine.stop_signals import stop_signals
@@ -48,8 +48,6 @@ _END_RUNNING_S, _FAREWELL_S = 5.0, 2.0
 
 #: What a worker asks of the store.
 _MOVES = ("beat", "claim", "settle", "hand_back", "reclaim", "leave")
-
-log = structlog.get_logger()
 
 
 def look_every_s(options: WorkerOptions) -> float:

@@ -7,10 +7,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from mrun.engine.errors import NotFoundError
+from mrun.engine.lazy import np, npt
 from mrun.engine.nearest import nearest_hint
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR

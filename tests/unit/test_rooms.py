@@ -29,10 +29,10 @@ BELOW = {
     # The public API stands in the door, beside cli.
     "mrun": {"words", "spec", "plan", "store", "launchers", "work", "studies", "cli"},
 }
-#: Words that launchers may know: errors to raise, and nothing of studies.
-LAUNCHERS_KNOW = {"mrun.engine.errors", "mrun.engine.nearest"}
+#: Words that launchers may know: errors to raise and the log, and nothing of studies.
+LAUNCHERS_KNOW = {"mrun.engine.errors", "mrun.engine.logging", "mrun.engine.nearest"}
 #: Words that know no other module but these.
-WORDS = {"errors", "ids", "nearest", "records", "resources", "settings", "stop_signals", "clock", "logging"}
+WORDS = {"errors", "ids", "nearest", "records", "resources", "settings", "stop_signals", "clock", "logging", "lazy"}
 
 #: The one thing in the door that everybody may look at.
 VERSION = "mrun.__version__"
@@ -48,9 +48,12 @@ HOMES: dict[str, set[str] | None] = {
     "click": {"cli"},
     "rich": {"cli"},
     "anyio": {"server", "store", "workspace", "work", "launchers", "alloc", "cli", "mrun"},
-    # Everybody may log an event; who sets logging up is checked below.
-    "structlog": None,
+    # Everybody may log an event, through `engine/logging.py`; who sets logging up is checked below.
+    "structlog": {"words", "cli"},
 }
+#: The module that loads packages when they are first used, and what its names stand for.
+LAZY = "mrun.engine.lazy"
+LAZY_NAMES = {"np": "numpy", "npt": "numpy", "structlog": "structlog"}
 #: What sets structlog up.
 SET_UP_NAMES = {"configure", "ConsoleRenderer", "JSONRenderer", "PrintLoggerFactory", "make_filtering_bound_logger"}
 STANDARD = frozenset(__import__("sys").stdlib_module_names)
@@ -105,9 +108,10 @@ def imports_of(path: Path) -> Iterator[Import]:
             assert node.level == 0, f"{path}:{node.lineno}: a relative import"
             for alias in node.names:
                 is_module = node.module in ("mrun", "mrun.engine")
-                yield Import(
-                    f"{node.module}.{alias.name}" if is_module else str(node.module), node.lineno, node in deferred
-                )
+                module = f"{node.module}.{alias.name}" if is_module else str(node.module)
+                yield Import(module, node.lineno, node in deferred)
+                if node.module == LAZY:
+                    yield Import(LAZY_NAMES[alias.name], node.lineno, node in deferred)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +154,7 @@ def test_third_party_packages_live_in_their_rooms(all_imports: list[tuple[Path, 
         if package in STANDARD or package == "mrun":
             continue
         homes = HOMES.get(package, set())
-        if homes is not None and room_of(name_of(path)) not in homes:
+        if homes is not None and room_of(name_of(path)) not in homes and name_of(path) != LAZY:
             wrong.append(f"{path.relative_to(TOP)}:{one.line}: {package}")
     assert wrong == []
 
@@ -175,6 +179,17 @@ def test_only_the_lazy_group_imports_by_name() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("import_module", "__import__")
     ]
     assert callers == ["cli/main.py"]
+
+
+def test_what_is_loaded_on_demand_is_never_imported_directly(all_imports: list[tuple[Path, Import]]) -> None:
+    wrong = [
+        f"{path.relative_to(TOP)}:{one.line}: {one.module}"
+        for path, one in all_imports
+        if one.module.split(".")[0] in ("numpy", "structlog")
+        and name_of(path) not in (LAZY, "mrun.cli.logs")
+        and f"from {LAZY} import" not in path.read_text()
+    ]
+    assert wrong == []
 
 
 def test_only_cli_prints() -> None:
