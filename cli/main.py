@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -54,7 +55,14 @@ class LazyGroup(click.Group):
         """Import the command; None if there is no such verb."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"mrun.cli.commands.{cmd_name}").command
+        # What an import makes stays until the end. Looking for garbage in it, now and then once more when the process
+        # ends, takes a sixth of what a short command takes.
+        gc.disable()
+        try:
+            command = importlib.import_module(f"mrun.cli.commands.{cmd_name}").command
+        finally:
+            gc.freeze()
+            gc.enable()
         assert isinstance(command, click.Command)
         return command
 
