@@ -21,5 +21,5 @@ def confirm(output: Output, what: str, *, is_yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError(f"This would {what}; nobody is there to ask.", hint="Add --yes.")
-    output.people.print(f"This will {what}.")
+    output.tell(f"This will {what}.")
     click.confirm("Go on?", abort=True, err=True)

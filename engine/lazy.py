@@ -1,4 +1,4 @@
-"""Packages that cost more to import than most commands take. Each is loaded when something of it is first used."""
+"""Modules that cost more to import than most commands take. Each is loaded when something of it is first used."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from importlib.util import LazyLoader, find_spec, module_from_spec
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-__all__ = ["np", "npt", "structlog"]
+__all__ = ["lazy", "np", "npt", "structlog"]
 
 
-def _lazy(name: str) -> ModuleType:
+def lazy(name: str) -> ModuleType:
     """The module, loaded at the first look at one of its names."""
     if name in sys.modules:
         return sys.modules[name]
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import structlog
 else:
-    np = _lazy("numpy")
+    np = lazy("numpy")
     # Stands in annotations only, which nothing evaluates.
     npt = np
-    structlog = _lazy("structlog")
+    structlog = lazy("structlog")

@@ -12,7 +12,6 @@ from pathlib import Path
 import anyio
 import click
 import msgspec
-from rich.text import Text
 
 from mrun.cli.commands.queue import (
     check_order,
@@ -27,6 +26,7 @@ from mrun.cli.failures import failures_of
 from mrun.cli.invocation import Invocation, Session, address_for_children, takes_invocation
 from mrun.cli.shown import FailedPlace, counted, duration, show_study, study_json, work_line
 from mrun.cli.stock import allocation_here, stock_of
+from mrun.cli.styled import Styled
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
 from mrun.engine.errors import BrokerError, ExitCode, LauncherError, MrunError
 from mrun.engine.plan.model import Plan
@@ -154,7 +154,7 @@ class _Runner:
             show_study(output, status, ended.failed[status.study])
         for path, text in ended.outputs.items():
             output.say()
-            output.say(Text(f"{path}:", "dim"))
+            output.say(Styled((f"{path}:", "dim")))
             output.say(text.rstrip("\n"))
         if all(status.is_ended for status in ended.statuses):
             output.say()
@@ -275,14 +275,14 @@ def _squeezed_line(plan: Plan, has: Inventory) -> str:
     return f"the worker has {counted(has.cpus, 'CPU')}; {steps}: they take all of them, and run alone" if steps else ""
 
 
-def _verdict(statuses: Sequence[StudyStatus]) -> Text:
+def _verdict(statuses: Sequence[StudyStatus]) -> Styled:
     """The last line: what a person who comes back wants to know."""
     total = sum(step.samples for status in statuses for step in status.steps)
     bad = sum(status.failures for status in statuses)
     elapsed_s = max(status.ended_at or 0 for status in statuses) - min(status.queued_at for status in statuses)
     if bad == 0 and all(status.state == "finished" for status in statuses):
-        return Text(f"all {counted(total, 'script')} finished in {duration(elapsed_s)}", "green")
-    return Text(f"{bad:,} of {counted(total, 'script')} did not finish; {duration(elapsed_s)}", "bold red")
+        return Styled((f"all {counted(total, 'script')} finished in {duration(elapsed_s)}", "green"))
+    return Styled((f"{bad:,} of {counted(total, 'script')} did not finish; {duration(elapsed_s)}", "bold red"))
 
 
 def _last_outputs(queued: Queued) -> dict[str, str]:

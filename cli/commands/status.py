@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import anyio
 import click
-from rich.text import Text
 
 from mrun.cli.failures import failures_of
 from mrun.cli.invocation import Invocation, Session, takes_invocation
 from mrun.cli.missing_workers import stranded_lines
 from mrun.cli.output import Output
 from mrun.cli.shown import STYLES, FailedPlace, local_time, show_study, study_json
+from mrun.cli.styled import Styled
 from mrun.engine.store.views import StudyStatus
 
 _FAILURES_SHOWN = 10
@@ -69,10 +69,10 @@ def _show_studies(output: Output, statuses: Sequence[StudyStatus]) -> None:
         ("study", "name", "state", "samples", "ended", "failed", "queued", "workspace"),
         [
             (
-                *(one.study, one.name, Text(one.state, STYLES.get(one.state, ""))),
+                *(one.study, one.name, Styled((one.state, STYLES.get(one.state, "")))),
                 sum(step.samples for step in one.steps),
                 sum(step.settled for step in one.steps),
-                Text(str(one.failed), STYLES["failed"] if one.failed else ""),
+                Styled((str(one.failed), STYLES["failed"] if one.failed else "")),
                 *(local_time(one.queued_at), one.workspace),
             )
             for one in statuses

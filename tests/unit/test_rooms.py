@@ -110,7 +110,7 @@ def imports_of(path: Path) -> Iterator[Import]:
                 is_module = node.module in ("mrun", "mrun.engine")
                 module = f"{node.module}.{alias.name}" if is_module else str(node.module)
                 yield Import(module, node.lineno, node in deferred)
-                if node.module == LAZY:
+                if node.module == LAZY and alias.name in LAZY_NAMES:
                     yield Import(LAZY_NAMES[alias.name], node.lineno, node in deferred)
 
 
