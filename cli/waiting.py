@@ -12,6 +12,7 @@ import anyio
 from mrun.cli.invocation import Session
 from mrun.cli.missing_workers import stranded_lines
 from mrun.cli.output import Output
+from mrun.engine.backoff import pauses
 from mrun.engine.errors import BrokerAwayError, ExitCode, NotFoundError
 from mrun.engine.lazy import lazy
 from mrun.engine.store.views import StudyStatus
@@ -22,8 +23,8 @@ else:
     # With it comes rich, which only a terminal needs.
     bars = lazy("mrun.cli.bars")
 
-#: Between two looks at the counters.
-LOOK_EVERY_S = 0.25
+#: Between two looks at the counters, at first and later: a study may end at once, or run for days.
+_FIRST_LOOK_S, _LOOK_EVERY_S = 0.01, 0.25
 #: Between two looks whether there are workers that can run what is ready.
 _LOOK_FOR_STRANDED_EVERY_S = 2.0
 #: Without a terminal, a line so often.
@@ -101,7 +102,7 @@ async def wait_for_end(
     statuses: list[StudyStatus] = []
     stranded = _StrandedTeller(display)
     is_away = False
-    while True:
+    for pause_s in pauses(_FIRST_LOOK_S, _LOOK_EVERY_S, factor=1.2):
         # Asked before the look: the worker that ends a study and goes is not mistaken for one that left it.
         is_last = not keeps_on()
         try:
@@ -117,8 +118,9 @@ async def wait_for_end(
                 display.note(f"{error.message} Waiting for it; Ctrl-C gives up.")
             is_away = True
         if (statuses and all(status.is_ended for status in statuses)) or is_last:
-            return statuses
-        await anyio.sleep(LOOK_EVERY_S)
+            break
+        await anyio.sleep(pause_s)
+    return statuses
 
 
 def exit_code_of(statuses: Sequence[StudyStatus]) -> ExitCode:

@@ -24,6 +24,7 @@ from mrun.cli.commands.queue import (
 )
 from mrun.cli.failures import failures_of
 from mrun.cli.invocation import Invocation, Session, address_for_children, takes_invocation
+from mrun.cli.main import cli, main
 from mrun.cli.shown import FailedPlace, counted, duration, show_study, study_json, work_line
 from mrun.cli.stock import allocation_here, stock_of
 from mrun.cli.styled import Styled
@@ -36,6 +37,7 @@ from mrun.engine.stop_signals import stop_signals
 from mrun.engine.store.connect import Broker
 from mrun.engine.store.views import StudyStatus
 from mrun.engine.studies.enqueue import Checked, Order, Queued, enqueue, prepare
+from mrun.engine.workers.forked import ForkedWorker, WorkerStart, fork_worker, spawn_worker
 
 _FAILURES_SHOWN = 10
 #: Of the last steps' output: so many nodes, so many bytes of each.
@@ -90,13 +92,15 @@ def command(
         run_dry(invocation, checked)
         return
     settings = invocation.settings(lease_s=lease_s, resources=resources)
-    broker = invocation.reach_broker(settings)
-    plan = prepare(checked)
+    context = click.get_current_context()
     options = [*(["--slots", str(slots)] if slots else []), "--lease", f"{settings.lease_s:g}"]
     options += ["--resources", resources] if resources else []
-    has = stock_of(settings, allocation_here(), slots or settings.slots)
-    runner = _Runner(invocation, broker, plan, has, options)
-    ended = anyio.run(runner.run, checked, order)
+    with fork_worker(lambda: cli.get_command(context, "work"), main) as worker:
+        broker = invocation.reach_broker(settings)
+        plan = prepare(checked)
+        has = stock_of(settings, allocation_here(), slots or settings.slots)
+        runner = _Runner(invocation, broker, plan, has, worker, options)
+        ended = anyio.run(runner.run, checked, order)
     runner.report(ended)
     sys.exit(runner.exit_code(ended))
 
@@ -105,17 +109,23 @@ class _Runner:
     """One `mrun run`."""
 
     def __init__(
-        self, invocation: Invocation, broker: Broker, plan: Plan, has: Inventory, worker_options: Sequence[str]
+        self,
+        invocation: Invocation,
+        broker: Broker,
+        plan: Plan,
+        has: Inventory,
+        first_worker: ForkedWorker,
+        worker_options: Sequence[str],
     ) -> None:
         self._invocation = invocation
         self._output = invocation.output
         self._broker = broker
         self._plan, self._has = plan, has
-        self._worker_options = worker_options
+        self._first_worker, self._worker_options = first_worker, worker_options
         self._display = Display(invocation.output)
         self._interrupted: signal.Signals | None = None
         #: One for the study's queues; another one when its steps queue a study that uses other queues.
-        self._workers: list[subprocess.Popen[bytes]] = []
+        self._workers: list[ForkedWorker | subprocess.Popen[bytes]] = []
         self._served_queues: set[str] = set()
         self._log_path = Path()
 
@@ -171,7 +181,7 @@ class _Runner:
         if self._interrupted is not None:
             self._note_left(ended, "interrupted")
             return 128 + self._interrupted
-        codes = [worker.returncode for worker in self._workers]
+        codes = [worker.wait() for worker in self._workers]
         if killed_by := next(filter(None, map(_killer, codes)), ""):
             self._note_left(ended, f"the worker was killed by {killed_by}")
             return int(ExitCode.TERMINATED)
@@ -198,22 +208,17 @@ class _Runner:
     def _start_worker(self, study: str, queues: Sequence[str]) -> None:
         self._served_queues |= set(queues)
         settings = self._invocation.settings()
-        words = [sys.executable, "-m", "mrun", "--namespace", settings.namespace, "work"]
-        words += ["--queues", ",".join(queues), "--study", study, "--exit-when-done"]
+        words = ["--namespace", settings.namespace, "work", "--queues", ",".join(queues), "--study", study]
+        words += ["--exit-when-done", *self._worker_options]
         environment = dict(os.environ) | {"MRUN_PARENT": str(os.getpid()), "MRUN_DURABILITY": settings.durability}
         if (address := address_for_children(settings, self._broker)) is not None:
             environment["MRUN_BROKER"] = address
-        with self._log_path.open("ab") as log:
-            # A session of its own: Ctrl-C comes to this process only, which passes it on.
-            worker = subprocess.Popen(
-                [*words, *self._worker_options],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._workers.append(worker)
+        start = WorkerStart(words, environment, str(self._log_path))
+        if not self._workers:
+            self._first_worker.begin(start)
+            self._workers.append(self._first_worker)
+        else:
+            self._workers.append(spawn_worker(start))
 
     async def _wait(self, session: Session, study: str) -> list[StudyStatus]:
         async def family() -> list[str]:

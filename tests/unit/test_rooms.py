@@ -24,15 +24,40 @@ BELOW = {
     "launchers": {"words"},
     "work": {"words", "spec", "plan", "store", "workspace", "launchers"},
     "studies": {"words", "spec", "plan", "store", "workspace"},
+    "workers": {"words", "store", "work", "launchers"},
     "alloc": {"words", "store", "launchers"},
-    "cli": {"words", "spec", "plan", "server", "store", "workspace", "launchers", "work", "studies", "alloc"},
+    "cli": {
+        "words",
+        "spec",
+        "plan",
+        "server",
+        "store",
+        "workspace",
+        "launchers",
+        "work",
+        "workers",
+        "studies",
+        "alloc",
+    },
     # The public API stands in the door, beside cli.
     "mrun": {"words", "spec", "plan", "store", "launchers", "work", "studies", "cli"},
 }
 #: Words that launchers may know: errors to raise and the log, and nothing of studies.
 LAUNCHERS_KNOW = {"mrun.engine.errors", "mrun.engine.logging", "mrun.engine.nearest"}
 #: Words that know no other module but these.
-WORDS = {"errors", "ids", "nearest", "records", "resources", "settings", "stop_signals", "clock", "logging", "lazy"}
+WORDS = {
+    "errors",
+    "ids",
+    "nearest",
+    "records",
+    "resources",
+    "settings",
+    "stop_signals",
+    "clock",
+    "logging",
+    "lazy",
+    "backoff",
+}
 
 #: The one thing in the door that everybody may look at.
 VERSION = "mrun.__version__"
