@@ -12,12 +12,13 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 
-from mrun.cli.durations import as_duration_s, written
+from mrun.cli.durations import as_duration_s
 from mrun.engine.errors import LauncherError, UsageError
 from mrun.engine.nearest import nearest_hint
 from mrun.engine.resources import read_resources
 from mrun.engine.store.allocs import AllocTerms
 from mrun.engine.store.connect import Broker
+from mrun.engine.workers.request import written_s
 from mrun.launchers.desk import JobDesk
 from mrun.launchers.find import launcher_named, names
 from mrun.launchers.schedulers import Scheduler
@@ -106,7 +107,7 @@ def terms_of(said: AllocWords, taken: Collection[str] = ()) -> AllocTerms:
     if said.kind == "pbs" and not said.cores:
         raise UsageError("PBS gives as many cores as are asked for, and none were.", hint="Add --cores 32, or so.")
     if said.walltime_s < _LEAST_WALLTIME_S:
-        seconds = written(said.walltime_s)
+        seconds = written_s(said.walltime_s)
         message = f"A walltime of {seconds} s is too short: schedulers count minutes."
         raise UsageError(message, hint=f"A number alone is seconds; {seconds} minutes are --walltime {seconds}m.")
     if said.resources:

@@ -123,17 +123,6 @@ def takes_said(kind: Callable[..., Said]) -> Callable[[Callable[[Invocation, Sai
     return decorate
 
 
-def address_for_children(settings: Settings, broker: Broker) -> str | None:
-    """What a process that this one starts is to be told of the server; None: it finds it where this one did.
-
-    As it was named, for the broker's own address does not tell the user. A variable and a file are found by the other
-    process, too, and with the password, which an address here is without.
-    """
-    if settings.origins["broker"].startswith("option "):
-        return settings.broker
-    return broker.url if broker.is_own else None
-
-
 def current_dir() -> str:
     """The current directory.
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import click
 
-from mrun.cli.output import Output, our_error
+from mrun.cli.output import Output
 from mrun.cli.words import common_options
-from mrun.engine.errors import ExitCode, MrunError, UsageError
+from mrun.engine.errors import ExitCode, MrunError, UsageError, our_error
 from mrun.engine.nearest import nearest_hint
 
 #: Command → its one-line help. A module is imported when its command is used, so that `mrun --help` is quick.

@@ -106,13 +106,6 @@ class Output:
         sys.stdout.flush()
 
 
-def our_error(error: BaseException) -> MrunError | None:
-    """The error of ours that it is, or that is somewhere in the groups that task groups make."""
-    if isinstance(error, BaseExceptionGroup):
-        return next((found for part in error.exceptions if (found := our_error(part))), None)
-    return error if isinstance(error, MrunError) else None
-
-
 def _line_of(problem: Problem) -> str:
     """The offending line, if its file can be read."""
     if not problem.line:

@@ -121,3 +121,10 @@ class LauncherAwayError(LauncherError):
     """The scheduler does not answer now, or takes no more jobs for now; it may later."""
 
     is_retryable = True
+
+
+def our_error(error: BaseException) -> MrunError | None:
+    """The error of ours that it is, or that is somewhere in the groups that task groups make."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for part in error.exceptions if (found := our_error(part))), None)
+    return error if isinstance(error, MrunError) else None

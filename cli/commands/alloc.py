@@ -18,7 +18,6 @@ from mrun.cli.invocation import (
     COMMAND_PATIENCE_S,
     Invocation,
     Session,
-    address_for_children,
     current_dir,
     takes_invocation,
     takes_said,
@@ -36,6 +35,7 @@ from mrun.engine.ids import new_worker_id
 from mrun.engine.settings import Settings
 from mrun.engine.store.allocs import FORCE, PAUSE, REMOVE, RESUME, Allocs, AllocTerms
 from mrun.engine.store.connect import Broker
+from mrun.engine.workers.environment import broker_variable
 
 #: A keeper waits for a server that is away until it is told to end.
 _FOR_EVER_S = float("inf")
@@ -260,9 +260,7 @@ def run_duty(
 
 def _place(settings: Settings, broker: Broker | None) -> JobPlace:
     """Where jobs go. What tells them the server is in variables; a password is only where this command has its own."""
-    variables = {"MRUN_NAMESPACE": settings.namespace}
-    if broker is not None and (address := address_for_children(settings, broker)) is not None:
-        variables["MRUN_BROKER"] = address
+    variables = {"MRUN_NAMESPACE": settings.namespace} | (broker_variable(settings, broker) if broker else {})
     return JobPlace(settings.state_dir / "alloc", Path(current_dir()), settings.namespace, variables)
 
 

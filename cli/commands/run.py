@@ -23,10 +23,9 @@ from mrun.cli.commands.queue import (
     spec_options,
 )
 from mrun.cli.failures import failures_of
-from mrun.cli.invocation import Invocation, Session, address_for_children, takes_invocation
+from mrun.cli.invocation import Invocation, Session, takes_invocation
 from mrun.cli.main import cli, main
 from mrun.cli.shown import FailedPlace, counted, duration, show_study, study_json, work_line
-from mrun.cli.stock import allocation_here, stock_of
 from mrun.cli.styled import Styled
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
 from mrun.engine.errors import BrokerError, ExitCode, LauncherError, MrunError
@@ -37,7 +36,10 @@ from mrun.engine.stop_signals import stop_signals
 from mrun.engine.store.connect import Broker
 from mrun.engine.store.views import StudyStatus
 from mrun.engine.studies.enqueue import Checked, Order, Queued, enqueue, prepare
+from mrun.engine.workers.environment import PARENT_VARIABLE, worker_environment
 from mrun.engine.workers.forked import ForkedWorker, WorkerStart, fork_worker, spawn_worker
+from mrun.engine.workers.inventory import allocation_here, inventory_here
+from mrun.engine.workers.request import WorkerRequest, worker_words
 
 _FAILURES_SHOWN = 10
 #: Of the last steps' output: so many nodes, so many bytes of each.
@@ -93,13 +95,12 @@ def command(
         return
     settings = invocation.settings(lease_s=lease_s, resources=resources)
     context = click.get_current_context()
-    options = [*(["--slots", str(slots)] if slots else []), "--lease", f"{settings.lease_s:g}"]
-    options += ["--resources", resources] if resources else []
+    request = WorkerRequest(slots=slots, resources=resources, lease_s=f"{settings.lease_s:g}", is_exit_when_done=True)
     with fork_worker(lambda: cli.get_command(context, "work"), main) as worker:
         broker = invocation.reach_broker(settings)
         plan = prepare(checked)
-        has = stock_of(settings, allocation_here(), slots or settings.slots)
-        runner = _Runner(invocation, broker, plan, has, worker, options)
+        has = inventory_here(settings, allocation_here(), slots or settings.slots)
+        runner = _Runner(invocation, broker, plan, has, worker, request)
         ended = anyio.run(runner.run, checked, order)
     runner.report(ended)
     sys.exit(runner.exit_code(ended))
@@ -115,13 +116,13 @@ class _Runner:
         plan: Plan,
         has: Inventory,
         first_worker: ForkedWorker,
-        worker_options: Sequence[str],
+        request: WorkerRequest,
     ) -> None:
         self._invocation = invocation
         self._output = invocation.output
         self._broker = broker
         self._plan, self._has = plan, has
-        self._first_worker, self._worker_options = first_worker, worker_options
+        self._first_worker, self._request = first_worker, request
         self._display = Display(invocation.output)
         self._interrupted: signal.Signals | None = None
         #: One for the study's queues; another one when its steps queue a study that uses other queues.
@@ -208,11 +209,8 @@ class _Runner:
     def _start_worker(self, study: str, queues: Sequence[str]) -> None:
         self._served_queues |= set(queues)
         settings = self._invocation.settings()
-        words = ["--namespace", settings.namespace, "work", "--queues", ",".join(queues), "--study", study]
-        words += ["--exit-when-done", *self._worker_options]
-        environment = dict(os.environ) | {"MRUN_PARENT": str(os.getpid()), "MRUN_DURABILITY": settings.durability}
-        if (address := address_for_children(settings, self._broker)) is not None:
-            environment["MRUN_BROKER"] = address
+        words = worker_words(msgspec.structs.replace(self._request, queues=tuple(queues), study=study), settings)
+        environment = worker_environment(os.environ, settings, self._broker) | {PARENT_VARIABLE: str(os.getpid())}
         start = WorkerStart(words, environment, str(self._log_path))
         if not self._workers:
             self._first_worker.begin(start)

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import socket
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import anyio
 import click
 import msgspec
 
 from mrun.cli.commands.queue import ManyValues, order_options, read_order
-from mrun.cli.durations import as_duration_s, written
-from mrun.cli.fanout import fan_out
-from mrun.cli.invocation import Invocation, address_for_children, current_dir, takes_said
+from mrun.cli.durations import as_duration_s
+from mrun.cli.invocation import Invocation, current_dir, takes_said
 from mrun.cli.logs import set_up_logging
-from mrun.cli.one_worker import WorkerSaid, run_here
 from mrun.cli.output import Output
 from mrun.engine.errors import UsageError
 from mrun.engine.plan.workers import WorkerOrder
-from mrun.engine.settings import Settings
 from mrun.engine.store.connect import Broker
 from mrun.engine.studies.enqueue import workers_of
-from mrun.launchers.surroundings import Surroundings, look_around
-from mrun.launchers.worker_launch import ALL, HERE, Launched, launched
+from mrun.engine.workers.environment import worker_environment
+from mrun.engine.workers.fanout import fan_out
+from mrun.engine.workers.here import run_here
+from mrun.engine.workers.request import WorkerRequest, program_words, with_order, worker_words
+from mrun.launchers.surroundings import look_around
+from mrun.launchers.worker_launch import ALL, HERE, Launched, WorkerLaunch, launched
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,27 +144,23 @@ def command(invocation: Invocation, said: Said) -> None:
     orders = _orders(invocation, said)
     settings = invocation.settings(lease_s=said.lease_s, resources=said.resources)
     set_up_logging(said.log_level)
+    asked = WorkerRequest(**{name: getattr(said, name) for name in WorkerRequest.__struct_fields__ if name != "queues"})
+    requests = [with_order(asked, order, settings) for order in orders]
     around = anyio.run(look_around, os.environ)
-    launches = [_launch(invocation, order, said, settings, around) for order in orders]
+    launches = [
+        launched(_launch(order, said.nodes), os.environ, around, (*program_words(), *worker_words(one, settings)))
+        for order, one in zip(orders, requests, strict=True)
+    ]
+    output = invocation.output
     if said.is_echo:
-        _echo(invocation.output, orders, launches)
+        _echo(output, orders, launches)
         return
     broker = invocation.broker(settings, may_start=True)
     root_study = anyio.run(_root_of, invocation, broker, said.study) if said.study else ""
     if len(launches) > 1 or not launches[0].is_here:
-        sys.exit(fan_out(launches, _environment(settings, broker), invocation.output))
-    (order,) = orders
-    one = WorkerSaid(
-        queues=order.queues,
-        name=said.name or order.name,
-        slots=_slots(order, said, settings),
-        walltime_s=said.walltime_s,
-        root_study=root_study,
-        is_exit_when_done=said.is_exit_when_done,
-        idle_exit_s=said.idle_exit_s,
-        log_level=said.log_level,
-    )
-    sys.exit(run_here(invocation, settings, broker, around, one))
+        sys.exit(fan_out(launches, worker_environment(os.environ, settings, broker), output.error))
+    request = msgspec.structs.replace(requests[0], study=root_study)
+    sys.exit(run_here(request, settings, broker, around, output.error))
 
 
 def _orders(invocation: Invocation, said: Said) -> tuple[WorkerOrder, ...]:
@@ -195,49 +190,9 @@ def _orders(invocation: Invocation, said: Said) -> tuple[WorkerOrder, ...]:
     return found.here
 
 
-def _launch(
-    invocation: Invocation, order: WorkerOrder, said: Said, settings: Settings, around: Surroundings
-) -> Launched:
-    """The command that starts one worker, or one on each of some nodes. What the command says comes before the spec."""
-    asked = order.launch
-    if said.nodes is not None:
-        asked = msgspec.structs.replace(asked, nodes=said.nodes, is_told=said.nodes != HERE)
-    return launched(asked, os.environ, around, (*_program(), *_words(order, said, settings)))
-
-
-def _program() -> tuple[str, ...]:
-    """This `mrun`: by its name, if that is what the PATH finds."""
-    ours = Path(sys.executable).with_name("mrun")
-    found = shutil.which("mrun")
-    if found is not None and ours.exists() and Path(found).samefile(ours):
-        return ("mrun",)
-    return (str(ours),) if ours.exists() else (sys.executable, "-m", "mrun")
-
-
-def _words(order: WorkerOrder, said: Said, settings: Settings) -> tuple[str, ...]:
-    """The words of one worker, behind `mrun`."""
-    slots, name = _slots(order, said, settings), said.name or order.name
-    options = {
-        "--slots": str(slots) if slots else None,
-        "--name": name or None,
-        "--study": said.study or None,
-        "--walltime": written(said.walltime_s) if said.walltime_s is not None else None,
-        "--idle-exit": written(said.idle_exit_s) if said.idle_exit_s is not None else None,
-        "--resources": said.resources,
-        "--lease": said.lease_s,
-        "--log-level": said.log_level if said.log_level != "info" else None,
-    }
-    given = [word for option, value in options.items() if value is not None for word in (option, value)]
-    return (
-        *(("--namespace", settings.namespace) if settings.namespace != "mrun" else ()),
-        *("work", "--queues", ",".join(order.queues)),
-        *given,
-        *(("--exit-when-done",) if said.is_exit_when_done else ()),
-    )
-
-
-def _slots(order: WorkerOrder, said: Said, settings: Settings) -> int | None:
-    return said.slots or settings.slots or order.slots
+def _launch(order: WorkerOrder, nodes: str | None) -> WorkerLaunch:
+    """How a worker is launched: what the command says comes before the spec."""
+    return order.launch if nodes is None else msgspec.structs.replace(order.launch, nodes=nodes, is_told=nodes != HERE)
 
 
 def _echo(output: Output, orders: Sequence[WorkerOrder], launches: Sequence[Launched]) -> None:
@@ -250,14 +205,6 @@ def _echo(output: Output, orders: Sequence[WorkerOrder], launches: Sequence[Laun
     output.ids(order.name for order in orders)
     for launch in launches:
         output.say(shlex.join(launch.words))
-
-
-def _environment(settings: Settings, broker: Broker) -> dict[str, str]:
-    """What the workers find of this process' environment. No password is in their words."""
-    environment = dict(os.environ) | {"MRUN_DURABILITY": settings.durability}
-    if (address := address_for_children(settings, broker)) is not None:
-        environment["MRUN_BROKER"] = address
-    return environment
 
 
 async def _root_of(invocation: Invocation, broker: Broker, selector: str) -> str:

