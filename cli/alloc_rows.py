@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from mrun.cli.invocation import Session
 from mrun.cli.output import Output
 from mrun.cli.shown import counted, duration, instant
 from mrun.engine.alloc.rules import fits
 from mrun.engine.errors import NotFoundError, SealError
 from mrun.engine.store.allocs import FORCE, PAUSE, REMOVE, Allocs, KeptAlloc
 from mrun.engine.store.backlog import Backlog, look_at_backlog
+from mrun.engine.store.session import Session
 
 
 class AllocRow(msgspec.Struct, frozen=True):

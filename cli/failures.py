@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mrun.cli.invocation import Session
 from mrun.cli.shown import FailedPlace
 from mrun.engine.errors import MrunError
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.render import NodeText
+from mrun.engine.store.session import Session
 from mrun.engine.store.views import FailedSample
 from mrun.engine.workspace.plan_file import read_kept
 

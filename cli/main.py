@@ -10,9 +10,10 @@ import sys
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import CompletionItem, shell_complete
 
+from mrun.cli.options import common_options
 from mrun.cli.output import Output
-from mrun.cli.words import common_options
 from mrun.engine.errors import ExitCode, MrunError, UsageError, our_error
 from mrun.engine.nearest import nearest_hint
 
@@ -42,6 +43,8 @@ COMMANDS = {
     "server": "Start, show or stop your own server.",
     "example": "List the examples, or copy one of them.",
 }
+#: Set by the script for a shell's completion: what the shell asks. `_MRUN_COMPLETE=bash_source mrun` prints the script.
+_COMPLETE_VARIABLE = "_MRUN_COMPLETE"
 
 
 class LazyGroup(click.Group):
@@ -77,6 +80,11 @@ class LazyGroup(click.Group):
             raise UsageError(f"There is no command '{args[0]}'.", hint=hint)
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The verbs and options that begin so, without importing a verb."""
+        found = [CompletionItem(verb, help=text) for verb, text in COMMANDS.items() if verb.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing them."""
         with formatter.section("Commands"):
@@ -105,6 +113,8 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of the `mrun` command. Ends the process."""
     _mend_start()
+    if instruction := os.environ.get(_COMPLETE_VARIABLE):
+        sys.exit(shell_complete(cli, {}, "mrun", _COMPLETE_VARIABLE, instruction))
     words = list(sys.argv[1:] if arguments is None else arguments)
     output = Output(is_json="--json" in words, is_quiet=False)
     try:

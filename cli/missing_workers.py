@@ -6,11 +6,11 @@ import os
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 
-from mrun.cli.invocation import Session
 from mrun.cli.shown import work_line
 from mrun.engine.errors import NotFoundError
 from mrun.engine.resources import Amounts, amounts_text, lacking
 from mrun.engine.store.demands import Stranded, class_facts, find_stranded
+from mrun.engine.store.session import Session
 from mrun.engine.store.views import Inspection
 from mrun.engine.work.affinity import find_inventory
 from mrun.engine.workers.inventory import allocation_here, inventory_here

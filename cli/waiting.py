@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from mrun.cli.invocation import Session
 from mrun.cli.missing_workers import stranded_lines
 from mrun.cli.output import Output
 from mrun.engine.backoff import pauses
 from mrun.engine.errors import BrokerAwayError, ExitCode, NotFoundError
 from mrun.engine.lazy import lazy
+from mrun.engine.store.session import Session
 from mrun.engine.store.views import StudyStatus
 
 if TYPE_CHECKING:

@@ -76,8 +76,8 @@ class FluxScheduler:
             "cores-per-slot": str(needs.cores_per_task),
             "gpus-per-slot": str(-(-needs.gpus // needs.procs) or ""),
             "time-limit": f"{float(needs.walltime_s)}s" if needs.walltime_s else "",
-            "queue": job.queue,
-            "bank": job.bank,
+            "queue": job.account.queue,
+            "bank": job.account.bank,
         }
         given = (f"--{name}={value}" for name, value in options.items() if value)
         exclusive = ("--exclusive",) if needs.is_exclusive else ()

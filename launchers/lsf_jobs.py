@@ -74,9 +74,9 @@ class LsfScheduler:
             "-e": job.err_path,
             "-nnodes": str(needs.nodes),
             "-W": str(math.ceil(needs.walltime_s / 60)) if needs.walltime_s else "",
-            "-G": job.bank,
-            "-q": job.queue,
-            "-U": job.reservation,
+            "-G": job.account.bank,
+            "-q": job.account.queue,
+            "-U": job.account.reservation,
         }
         given = [word for name, value in options.items() if value for word in (name, value)]
         # LSF gives the words to a shell.

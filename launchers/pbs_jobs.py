@@ -85,8 +85,8 @@ class PbsScheduler:
             "-o": job.out_path,
             "-e": job.err_path,
             "-l": chunk + (f":ngpus={-(-needs.gpus // needs.nodes)}" if needs.gpus else ""),
-            "-A": job.bank,
-            "-q": job.queue,
+            "-A": job.account.bank,
+            "-q": job.account.queue,
         }
         given = [word for name, value in options.items() if value for word in (name, value)]
         given += ["-l", f"walltime={clock(needs.walltime_s)}"] if needs.walltime_s else []

@@ -122,10 +122,10 @@ class SlurmScheduler:
             "gpus": str(needs.gpus or ""),
             # Whole minutes: Slurm rounds up by itself, and warns of it.
             "time": clock(60 * math.ceil(needs.walltime_s / 60)) if needs.walltime_s else "",
-            "account": job.bank,
-            "partition": job.queue,
-            "qos": job.qos,
-            "reservation": job.reservation,
+            "account": job.account.bank,
+            "partition": job.account.queue,
+            "qos": job.account.qos,
+            "reservation": job.account.reservation,
         }
         given = (f"--{name}={value}" for name, value in options.items() if value)
         exclusive = ("--exclusive",) if needs.is_exclusive else ()

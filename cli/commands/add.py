@@ -5,10 +5,11 @@ from __future__ import annotations
 import anyio
 import click
 
-from mrun.cli.commands.restart import find_workspace
-from mrun.cli.invocation import Invocation, Session, takes_invocation
+from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.selectors import find_workspace
 from mrun.cli.shown import counted, work_line
 from mrun.cli.waiting import Display, wait_for_end
+from mrun.engine.store.session import Session
 from mrun.engine.studies.growth import Added, StillRunningError, add_samples
 
 

@@ -15,12 +15,10 @@ from mrun.cli.alloc_words import AllocWords, desk_of, reach_warnings, scheduler_
 from mrun.cli.confirm import confirm
 from mrun.cli.durations import as_duration_s
 from mrun.cli.invocation import (
-    COMMAND_PATIENCE_S,
     Invocation,
-    Session,
     current_dir,
     takes_invocation,
-    takes_said,
+    takes_words,
 )
 from mrun.cli.logs import set_up_logging
 from mrun.cli.output import Output
@@ -35,6 +33,7 @@ from mrun.engine.ids import new_worker_id
 from mrun.engine.settings import Settings
 from mrun.engine.store.allocs import FORCE, PAUSE, REMOVE, RESUME, Allocs, AllocTerms
 from mrun.engine.store.connect import Broker
+from mrun.engine.store.session import COMMAND_PATIENCE_S, Session
 from mrun.engine.workers.environment import broker_variable
 
 #: A keeper waits for a server that is away until it is told to end.
@@ -63,8 +62,8 @@ def command() -> None:
 @command.command("add")
 @terms_options
 @click.option("--no-dry-run", "is_untried", is_flag=True, help="Do not try first whether the scheduler takes a job.")
-@takes_said(AllocWords)
-def add(invocation: Invocation, said: AllocWords) -> None:
+@takes_words(AllocWords)
+def add(invocation: Invocation, given: AllocWords) -> None:
     """Add an allocation, which `mrun alloc run` keeps from then on.
 
     First a job of its kind is submitted such that it does not start, and cancelled: so wrong words are told at once.
@@ -83,11 +82,11 @@ def add(invocation: Invocation, said: AllocWords) -> None:
         broker = invocation.broker(settings, may_start=True)
         async with invocation.session(broker=broker) as session:
             allocs = Allocs(session.store, session.seal)
-            terms = terms_of(said, await allocs.names())
-            if not said.name:
+            terms = terms_of(given, await allocs.names())
+            if not given.name:
                 await _refuse_twin(allocs, terms)
             invocation.output.warn(reach_warnings(broker))
-            tried = "" if said.is_untried else await _try(terms, _place(settings, broker))
+            tried = "" if given.is_untried else await _try(terms, _place(settings, broker))
             if not await allocs.add(terms):
                 raise UsageError(f"There is an allocation '{terms.name}'.", hint="Give another --name.")
             return terms, tried
@@ -102,8 +101,8 @@ def add(invocation: Invocation, said: AllocWords) -> None:
 
 @command.command("dry-run")
 @terms_options
-@takes_said(AllocWords)
-def dry_run(invocation: Invocation, said: AllocWords) -> None:
+@takes_words(AllocWords)
+def dry_run(invocation: Invocation, given: AllocWords) -> None:
     """Try whether the scheduler takes such jobs, and show what they are.
 
     A job is submitted such that it does not start, and cancelled at once. Takes the words of `mrun alloc add`.
@@ -112,7 +111,7 @@ def dry_run(invocation: Invocation, said: AllocWords) -> None:
     Examples:
       $ mrun alloc dry-run slurm --queues sim --walltime 2h --nodes 2 -- --constraint=fast
     """
-    terms, settings = terms_of(said), invocation.settings()
+    terms, settings = terms_of(given), invocation.settings()
     place, scheduler, output = _place(settings, None), scheduler_of(terms.kind), invocation.output
     job, script = trial_job(terms, place, scheduler), script_text(terms, place.namespace, TRIAL_NUMBER)
     words = scheduler.submit_command(job)

@@ -8,7 +8,6 @@ from typing import Any
 import click
 import msgspec
 
-from mrun.cli.commands.queue import check_order, read_order, spec_options
 from mrun.cli.graph import (
     LEGEND,
     MERMAID_EDGES_MOST,
@@ -21,7 +20,9 @@ from mrun.cli.graph import (
     node_names,
     step_graph,
 )
-from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.invocation import Invocation, takes_words
+from mrun.cli.options import spec_options
+from mrun.cli.orders import SpecWords, check_order, read_order
 from mrun.cli.output import Output
 from mrun.cli.shown import counted
 from mrun.engine.plan.compile import compile_plan
@@ -31,6 +32,14 @@ from mrun.engine.studies.enqueue import Checked
 from mrun.engine.studies.estimate import Estimate, WayEstimate, estimate_study, table_at_hand
 
 _DRAWN: dict[str, Callable[[Graph], Iterator[str]]] = {"text": draw_text, "mermaid": draw_mermaid, "dot": draw_dot}
+
+
+class CheckWords(SpecWords, frozen=True, kw_only=True):
+    """The arguments and options of `mrun check`."""
+
+    has_graph: bool
+    form: str | None
+    has_nodes: bool
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -55,16 +64,8 @@ class Forecast(msgspec.Struct, frozen=True):
     help="Language of the graph; mermaid and dot print nothing else. Implies --graph. [default: text]",
 )
 @click.option("--nodes", "has_nodes", is_flag=True, help="List, or draw, every node and not only steps.")
-@takes_invocation
-def command(
-    invocation: Invocation,
-    spec: str,
-    variables: tuple[str, ...],
-    output_path: str | None,
-    has_graph: bool,
-    form: str | None,
-    has_nodes: bool,
-) -> None:
+@takes_words(CheckWords)
+def command(invocation: Invocation, words: CheckWords) -> None:
     """Tell what is wrong with a spec, or what it would become.
 
     Finds all problems at once, each with its line. For a good spec it shows steps, nodes (a step for each combination
@@ -78,11 +79,12 @@ def command(
       $ mrun check spec.yaml --format mermaid      # for a README
       $ mrun check spec.yaml --format dot --nodes  # for Graphviz
     """
-    forecast = _forecast(check_order(read_order(spec, variables, output_path)))
+    forecast = _forecast(check_order(read_order(words)))
+    form, has_nodes = words.form, words.has_nodes
     output = invocation.output
     plan, estimate = forecast.plan, forecast.estimate
     graph = None
-    if has_graph or form is not None:
+    if words.has_graph or form is not None:
         graph = (node_graph if has_nodes else step_graph)(plan, estimate)
     drawn = list(_DRAWN[form or "text"](graph)) if graph else []
     output.warn(forecast.warnings)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import anyio
 import click
 
-from mrun.cli.invocation import Invocation, Session, takes_invocation
-from mrun.cli.selected import Answers, answer_for_each
+from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.selectors import change_studies
 
 
 @click.command("hold")
@@ -23,18 +22,4 @@ def command(invocation: Invocation, study: str) -> None:
       $ mrun hold last
       $ mrun hold all
     """
-    set_held(invocation, study, is_held=True)
-
-
-def set_held(invocation: Invocation, study: str, *, is_held: bool) -> None:
-    """Hold or release what a selector means, and say so."""
-
-    async def run() -> Answers:
-        async with invocation.session() as session:
-            return await answer_for_each(session, study, hold)
-
-    async def hold(session: Session, one: str) -> str:
-        return await session.store.hold(one, is_held=is_held)
-
-    answers = anyio.run(run)
-    answers.show(invocation.output, {"ok": "held" if is_held else "released"})
+    change_studies(invocation, study, lambda session, one: session.store.hold(one, is_held=True), "held")

@@ -7,6 +7,7 @@ import click
 
 from mrun.cli.confirm import confirm
 from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.selectors import parse_names
 from mrun.cli.shown import counted
 
 
@@ -28,7 +29,7 @@ def command(invocation: Invocation, study: str, queues: str, yes: bool) -> None:
       $ mrun purge --queues sim --yes
     """
     output = invocation.output
-    wanted = {name.strip() for name in queues.split(",") if name.strip()}
+    wanted = set(parse_names(queues))
 
     async def run() -> list[str]:
         async with invocation.session() as session:

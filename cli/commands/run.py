@@ -13,18 +13,11 @@ import anyio
 import click
 import msgspec
 
-from mrun.cli.commands.queue import (
-    check_order,
-    dry_option,
-    read_order,
-    run_dry,
-    say_queued,
-    server_line,
-    spec_options,
-)
 from mrun.cli.failures import failures_of
-from mrun.cli.invocation import Invocation, Session, takes_invocation
+from mrun.cli.invocation import Invocation, takes_words
 from mrun.cli.main import cli, main
+from mrun.cli.options import lease_option, spec_options
+from mrun.cli.orders import SpecWords, check_order, dry_option, read_order, run_dry, say_queued, server_line
 from mrun.cli.shown import FailedPlace, counted, duration, show_study, study_json, work_line
 from mrun.cli.styled import Styled
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
@@ -34,6 +27,7 @@ from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.resources import Inventory
 from mrun.engine.stop_signals import stop_signals
 from mrun.engine.store.connect import Broker
+from mrun.engine.store.session import Session
 from mrun.engine.store.views import StudyStatus
 from mrun.engine.studies.enqueue import Checked, Order, Queued, enqueue, prepare
 from mrun.engine.workers.environment import PARENT_VARIABLE, worker_environment
@@ -55,28 +49,23 @@ class Ended(msgspec.Struct, frozen=True):
     outputs: dict[str, str]
 
 
+class RunWords(SpecWords, frozen=True, kw_only=True):
+    """The arguments and options of `mrun run`."""
+
+    is_dry: bool
+    slots: int | None
+    resources: str | None
+    lease_s: str | None
+
+
 @click.command("run")
 @spec_options
 @dry_option
 @click.option("--slots", type=click.IntRange(1, 4096), help="Scripts to run at once. [default: cores]")
 @click.option("--resources", metavar="NAME=N,…", help="What the worker has, as for mrun work. [default: what it finds]")
-@click.option(
-    "--lease",
-    "lease_s",
-    metavar="SECONDS",
-    help="How long a worker may be silent before others take over what it ran. [default: 30]",
-)
-@takes_invocation
-def command(
-    invocation: Invocation,
-    spec: str,
-    variables: tuple[str, ...],
-    output_path: str | None,
-    is_dry: bool,
-    slots: int | None,
-    resources: str | None,
-    lease_s: str | None,
-) -> None:
+@lease_option
+@takes_words(RunWords)
+def command(invocation: Invocation, words: RunWords) -> None:
     """Queue a study, work on it, and wait for its results.
 
     Starts your own server if no other is named, and one worker on this machine for this study and those that its steps
@@ -88,18 +77,20 @@ def command(
       $ mrun run spec.yaml
       $ mrun run spec.yaml --vars N_SAMPLES=50 -o /tmp/try --slots 4
     """
-    order = read_order(spec, variables, output_path)
+    order = read_order(words)
     checked = check_order(order)
-    if is_dry:
+    if words.is_dry:
         run_dry(invocation, checked)
         return
-    settings = invocation.settings(lease_s=lease_s, resources=resources)
+    settings = invocation.settings(lease_s=words.lease_s, resources=words.resources)
     context = click.get_current_context()
-    request = WorkerRequest(slots=slots, resources=resources, lease_s=f"{settings.lease_s:g}", is_exit_when_done=True)
+    request = WorkerRequest(
+        slots=words.slots, resources=words.resources, lease_s=f"{settings.lease_s:g}", is_exit_when_done=True
+    )
     with fork_worker(lambda: cli.get_command(context, "work"), main) as worker:
         broker = invocation.reach_broker(settings)
         plan = prepare(checked)
-        has = inventory_here(settings, allocation_here(), slots or settings.slots)
+        has = inventory_here(settings, allocation_here(), words.slots or settings.slots)
         runner = _Runner(invocation, broker, plan, has, worker, request)
         ended = anyio.run(runner.run, checked, order)
     runner.report(ended)

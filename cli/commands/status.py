@@ -8,11 +8,12 @@ import anyio
 import click
 
 from mrun.cli.failures import failures_of
-from mrun.cli.invocation import Invocation, Session, takes_invocation
+from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.cli.missing_workers import stranded_lines
 from mrun.cli.output import Output
 from mrun.cli.shown import STYLES, FailedPlace, local_time, show_study, study_json
 from mrun.cli.styled import Styled
+from mrun.engine.store.session import Session
 from mrun.engine.store.views import StudyStatus
 
 _FAILURES_SHOWN = 10

@@ -6,6 +6,7 @@ import anyio
 import click
 
 from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.selectors import parse_names
 from mrun.cli.shown import counted
 from mrun.engine.errors import NotFoundError
 from mrun.engine.store.views import WorkerStatus
@@ -29,7 +30,7 @@ def command(invocation: Invocation, workers: tuple[str, ...], queues: str, is_wa
       $ mrun stop node17
     """
     output = invocation.output
-    wanted_queues = {name.strip() for name in queues.split(",") if name.strip()}
+    wanted_queues = set(parse_names(queues))
 
     def is_meant(one: WorkerStatus) -> bool:
         by_name = not workers or any(one.worker.startswith(name) for name in workers)

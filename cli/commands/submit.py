@@ -7,16 +7,17 @@ import os
 import click
 import msgspec
 
-from mrun.cli.commands.queue import queue_checked, turn_options
-from mrun.cli.invocation import Invocation, current_dir, takes_said
+from mrun.cli.invocation import Invocation, current_dir, takes_words
+from mrun.cli.options import turn_options
+from mrun.cli.orders import queue_checked
 from mrun.engine.errors import UsageError
 from mrun.engine.plan.array import parse_array
 from mrun.engine.studies.enqueue import Order
 from mrun.engine.studies.submission import Submission, check_submission, prepare_submission
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """The words of one `mrun submit`."""
+class SubmitWords(msgspec.Struct, frozen=True, kw_only=True):
+    """The arguments and options of `mrun submit`."""
 
     name: str
     array: str | None
@@ -58,8 +59,8 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
 )
 @click.option("-o", "--output-path", metavar="DIR", help="Parent of the study's workspace. [default: here]")
 @click.argument("words", metavar="[--] COMMAND…", nargs=-1, type=click.UNPROCESSED)
-@takes_said(Said)
-def command(invocation: Invocation, said: Said) -> None:
+@takes_words(SubmitWords)
+def command(invocation: Invocation, given: SubmitWords) -> None:
     """Queue a command as a study, without a YAML.
 
     Once; or once for each id of --array, which finds it in MRUN_ARRAY_ID, and their number in MRUN_ARRAY_COUNT; or once
@@ -77,31 +78,31 @@ def command(invocation: Invocation, said: Said) -> None:
       $ mrun submit --name fit --samplesfile points.csv --column-labels X,Y -- bash -c 'python3 fit.py "$X" "$Y"'
       $ mrun submit --name plot --after last -- python3 plot.py
     """
-    _check(said)
+    _check(given)
     submission = Submission(
-        said.name,
-        said.words,
+        given.name,
+        given.words,
         current_dir(),
-        parse_array(said.array) if said.array is not None else None,
-        said.samples_file,
-        tuple(label.strip() for label in said.columns.split(",")) if said.columns is not None else (),
-        said.queue,
-        said.walltime,
-        said.max_fails,
+        parse_array(given.array) if given.array is not None else None,
+        given.samples_file,
+        tuple(label.strip() for label in given.columns.split(",")) if given.columns is not None else (),
+        given.queue,
+        given.walltime,
+        given.max_fails,
     )
     parent = os.environ.get("MRUN_STUDY", "")
-    order = Order("", output_path=said.output_path, parent_study=parent, priority=said.priority)
-    queue_checked(invocation, check_submission(submission, order, os.environ), prepare_submission, said.after)
+    order = Order("", output_path=given.output_path, parent_study=parent, priority=given.priority)
+    queue_checked(invocation, check_submission(submission, order, os.environ), prepare_submission, given.after)
 
 
-def _check(said: Said) -> None:
-    if not said.words:
+def _check(given: SubmitWords) -> None:
+    if not given.words:
         raise UsageError(
             "There is no command to run.", hint="For example: mrun submit --name sweep --array 1-100 -- ./simulate.sh"
         )
-    if said.array is not None and said.samples_file is not None:
+    if given.array is not None and given.samples_file is not None:
         hint = "Take --samplesfile: the number of the row, from 0, is in MRUN_SAMPLE_ID."
         raise UsageError("--array and --samplesfile can't be given both.", hint=hint)
-    if said.columns is not None and said.samples_file is None:
+    if given.columns is not None and given.samples_file is None:
         hint = "For example: --samplesfile points.csv --column-labels X,Y"
         raise UsageError("--column-labels was given without --samplesfile.", hint=hint)

@@ -12,15 +12,18 @@ import anyio
 import click
 import msgspec
 
-from mrun.cli.commands.queue import ManyValues, order_options, read_order
 from mrun.cli.durations import as_duration_s
-from mrun.cli.invocation import Invocation, current_dir, takes_said
+from mrun.cli.invocation import Invocation, current_dir, takes_words
 from mrun.cli.logs import set_up_logging
+from mrun.cli.options import lease_option, order_options, steps_option
+from mrun.cli.orders import SpecWords, read_order
 from mrun.cli.output import Output
+from mrun.cli.selectors import parse_names
 from mrun.engine.errors import UsageError
 from mrun.engine.plan.workers import WorkerOrder
 from mrun.engine.store.connect import Broker
 from mrun.engine.studies.enqueue import workers_of
+from mrun.engine.studies.queueing import find_one
 from mrun.engine.workers.environment import worker_environment
 from mrun.engine.workers.fanout import fan_out
 from mrun.engine.workers.here import run_here
@@ -29,11 +32,9 @@ from mrun.launchers.surroundings import look_around
 from mrun.launchers.worker_launch import ALL, HERE, Launched, WorkerLaunch, launched
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """The words of one `mrun work`."""
+class WorkWords(SpecWords, frozen=True, kw_only=True):
+    """The arguments and options of `mrun work`."""
 
-    spec: str | None
-    variables: tuple[str, ...]
     steps: tuple[str, ...]
     is_echo: bool
     name: str
@@ -58,14 +59,7 @@ def _check_nodes(ctx: click.Context, option: click.Parameter, value: str | None)
 @click.command("work")
 @click.argument("spec", required=False, type=click.Path())
 @order_options
-@click.option(
-    *("--steps", "steps"),
-    multiple=True,
-    metavar="STEP …",
-    cls=ManyValues,
-    separator="",
-    help="Only SPEC's workers of these steps, and only their queues; takes several. [default: all]",
-)
+@steps_option("Only SPEC's workers of these steps, and only their queues; takes several. [default: all]")
 @click.option("--echo", "is_echo", is_flag=True, help="Print the commands that would be run; start nothing.")
 @click.option("--name", metavar="NAME", default="", help="What mrun inspect calls this worker.")
 @click.option("--queues", metavar="Q1,Q2", help="Queues (task_queue of steps) to take samples from. [default: SPEC's]")
@@ -86,12 +80,7 @@ def _check_nodes(ctx: click.Context, option: click.Parameter, value: str | None)
     metavar="NAME=N,…",
     help="What a worker has: cpus=8-15,gpus=2,licenses/foo=2. [default: CPUs and GPUs that it finds]",
 )
-@click.option(
-    "--lease",
-    "lease_s",
-    metavar="SECONDS",
-    help="How long this worker may be silent before others take over what it ran. [default: 30]",
-)
+@lease_option
 @click.option(
     "--exit-when-done", "is_exit_when_done", is_flag=True, help="Exit when all studies on the queues have ended."
 )
@@ -115,8 +104,8 @@ def _check_nodes(ctx: click.Context, option: click.Parameter, value: str | None)
     show_default=True,
     help="Least important events to log.",
 )
-@takes_said(Said)
-def command(invocation: Invocation, said: Said) -> None:
+@takes_words(WorkWords)
+def command(invocation: Invocation, given: WorkWords) -> None:
     """Run samples from queues until told to stop.
 
     Start as many workers as you like, wherever the server can be reached. The first Ctrl-C or SIGTERM lets running
@@ -141,43 +130,45 @@ def command(invocation: Invocation, said: Said) -> None:
       $ mrun work spec.yaml --steps sim train --vars SIZE=4 --echo
       $ mrun work --queues sim --exit-when-done --walltime 1h30m
     """
-    orders = _orders(invocation, said)
-    settings = invocation.settings(lease_s=said.lease_s, resources=said.resources)
-    set_up_logging(said.log_level)
-    asked = WorkerRequest(**{name: getattr(said, name) for name in WorkerRequest.__struct_fields__ if name != "queues"})
+    orders = _orders(invocation, given)
+    settings = invocation.settings(lease_s=given.lease_s, resources=given.resources)
+    set_up_logging(given.log_level)
+    asked = WorkerRequest(
+        **{name: getattr(given, name) for name in WorkerRequest.__struct_fields__ if name != "queues"}
+    )
     requests = [with_order(asked, order, settings) for order in orders]
     around = anyio.run(look_around, os.environ)
     launches = [
-        launched(_launch(order, said.nodes), os.environ, around, (*program_words(), *worker_words(one, settings)))
+        launched(_launch(order, given.nodes), os.environ, around, (*program_words(), *worker_words(one, settings)))
         for order, one in zip(orders, requests, strict=True)
     ]
     output = invocation.output
-    if said.is_echo:
+    if given.is_echo:
         _echo(output, orders, launches)
         return
     broker = invocation.broker(settings, may_start=True)
-    root_study = anyio.run(_root_of, invocation, broker, said.study) if said.study else ""
+    root_study = anyio.run(_root_of, invocation, broker, given.study) if given.study else ""
     if len(launches) > 1 or not launches[0].is_here:
         sys.exit(fan_out(launches, worker_environment(os.environ, settings, broker), output.error))
     request = msgspec.structs.replace(requests[0], study=root_study)
     sys.exit(run_here(request, settings, broker, around, output.error))
 
 
-def _orders(invocation: Invocation, said: Said) -> tuple[WorkerOrder, ...]:
+def _orders(invocation: Invocation, given: WorkWords) -> tuple[WorkerOrder, ...]:
     """The workers to start: one of --queues, or those of the spec."""
-    if said.spec is None and (said.steps or said.variables):
+    if given.spec is None and (given.steps or given.variables):
         raise UsageError("--steps and --vars belong to a spec, and none was given.", hint="mrun work spec.yaml …")
-    names = tuple(dict.fromkeys(name.strip() for name in (said.queues or "").split(",") if name.strip()))
-    if said.queues is not None and not names:
+    names = parse_names(given.queues or "")
+    if given.queues is not None and not names:
         raise UsageError("--queues names no queue.", hint="For example: mrun work --queues sim,train")
     if names:
         return (WorkerOrder("", names),)
-    if said.spec is None:
+    if given.spec is None:
         raise UsageError(
             "Which queues? Neither --queues nor a spec was given.", hint="For example: mrun work --queues sim,train"
         )
     host = socket.gethostname()
-    found = workers_of(read_order(said.spec, said.variables, None), os.environ, current_dir(), host, said.steps)
+    found = workers_of(read_order(given), os.environ, current_dir(), host, given.steps)
     invocation.output.warn(found.warnings)
     if not found.here:
         elsewhere = ", ".join(found.elsewhere)
@@ -210,7 +201,4 @@ def _echo(output: Output, orders: Sequence[WorkerOrder], launches: Sequence[Laun
 async def _root_of(invocation: Invocation, broker: Broker, selector: str) -> str:
     """The study that a selector means, or the one whose steps queued it. NotFoundError if there is none."""
     async with invocation.session(broker=broker) as session:
-        found = await session.views.find(selector)
-        if len(found) != 1:
-            raise UsageError(f"--study takes one study, and '{selector}' means {len(found)}.")
-        return (await session.views.status(found[0])).root
+        return (await session.views.status(await find_one(session, selector, "--study"))).root

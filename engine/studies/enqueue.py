@@ -49,6 +49,7 @@ from mrun.engine.resources import Demand, encode_demands
 from mrun.engine.spec.dump import dump_spec
 from mrun.engine.spec.load import load_spec
 from mrun.engine.spec.model import Spec, Text, Tree
+from mrun.engine.store.questions import root_of
 from mrun.engine.store.seal import Seal
 from mrun.engine.records import Past
 from mrun.engine.store.store import Store
@@ -248,7 +249,7 @@ def _last_outputs(plan: Plan) -> Iterator[str]:
 async def _study_facts(store: Store, study: str, plan: Plan, order: Order) -> list[str | int | bytes]:
     steps = step_facts(plan)
     walltimes, demands = plan.class_walltimes_s(), plan.class_demands()
-    root = await store.call("HGET", store.keys.study(order.parent_study), "root") if order.parent_study else None
+    root = await root_of(store, order.parent_study) if order.parent_study else None
     return [
         *("name", plan.name, "workspace", plan.workspace, "spec_path", plan.spec_path, "user", getpass.getuser()),
         *("root", root or study, "priority", order.priority, "instances_left", len(plan.nodes), "step_count", len(steps)),

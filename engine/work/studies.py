@@ -11,6 +11,7 @@ from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.plan.reader import SampleReader
 from mrun.engine.plan.render import NodeText
+from mrun.engine.store.questions import state_of
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 from mrun.engine.workspace.journal import JOURNAL_VERSION, Header, JournalWriter
@@ -88,7 +89,7 @@ class Studies:
 
     async def is_gone(self, study: str) -> bool:
         """Whether the server does not know the study any more; said once, with the way to bring it back."""
-        if await self._store.call("HGET", self._store.keys.study(study), "state") is not None:
+        if await state_of(self._store, study) is not None:
             return False
         if study not in self._gone:
             self._gone.add(study)

