@@ -12,6 +12,7 @@ import msgspec
 from mrun.cli.output import Output
 from mrun.cli.styled import Styled
 from mrun.engine.store.views import StepStatus, StudyStatus
+from mrun.engine.studies.failures import FailedSample
 
 #: What can become of samples, in the order of their life. Those that no sample is in are not shown.
 _STATES = ("waiting", "ready", "running", "retrying", "finished", "failed", "dead", "skipped", "cancelled")
@@ -28,19 +29,7 @@ STYLES = {
 }
 
 
-class FailedPlace(msgspec.Struct, frozen=True):
-    """A sample that failed, why, and where its files are (empty: not known any more)."""
-
-    step: str
-    node: int
-    sample: int
-    reason: str
-    directory: str = ""
-    #: The step with its parameters' labels, as its files are called.
-    instance: str = ""
-
-
-def show_study(output: Output, status: StudyStatus, failed: Sequence[FailedPlace] = ()) -> None:
+def show_study(output: Output, status: StudyStatus, failed: Sequence[FailedSample] = ()) -> None:
     """A study with its steps, and some of its failures."""
     output.say(headline(status))
     output.say(Styled(f"workspace  {status.workspace}"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import click
 
-from mrun.cli.alloc_rows import AllocRow, alloc_rows, show_allocs
+from mrun.cli.alloc_rows import show_allocs
 from mrun.cli.alloc_words import AllocWords, desk_of, reach_warnings, scheduler_of, terms_of, terms_options
 from mrun.cli.confirm import confirm
 from mrun.cli.durations import as_duration_s
@@ -26,6 +26,7 @@ from mrun.cli.shown import counted
 from mrun.engine.alloc.duty import Duty, DutyOptions
 from mrun.engine.alloc.jobs import JobPlace, script_text
 from mrun.engine.alloc.keeper import Keeper
+from mrun.engine.alloc.listing import AllocRow, alloc_rows
 from mrun.engine.alloc.rules import submits_the_same
 from mrun.engine.alloc.trial import TRIAL_NUMBER, trial_job, try_out
 from mrun.engine.errors import LauncherAwayError, LauncherError, NotFoundError, SealError, UsageError
@@ -142,7 +143,7 @@ def list_all(invocation: Invocation) -> None:
 
     async def run() -> list[AllocRow]:
         async with invocation.session() as session:
-            return await alloc_rows(invocation.output, session)
+            return await alloc_rows(session, invocation.output.warn)
 
     show_allocs(invocation.output, anyio.run(run))
 
@@ -252,7 +253,7 @@ def run_duty(
             session.store.patience_s = COMMAND_PATIENCE_S
             # With --once nobody keeps them either, but until cron's next look that is as it should be.
             seen_to = (names or await allocs.names()) if is_once else ()
-            return await alloc_rows(invocation.output, session, seen_to)
+            return await alloc_rows(session, invocation.output.warn, seen_to)
 
     show_allocs(invocation.output, anyio.run(run))
 

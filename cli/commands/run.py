@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,15 +11,14 @@ import anyio
 import click
 import msgspec
 
-from mrun.cli.failures import failures_of
 from mrun.cli.invocation import Invocation, takes_words
 from mrun.cli.main import cli, main
 from mrun.cli.options import lease_option, spec_options
 from mrun.cli.orders import SpecWords, check_order, dry_option, read_order, run_dry, say_queued, server_line
-from mrun.cli.shown import FailedPlace, counted, duration, show_study, study_json, work_line
+from mrun.cli.shown import counted, duration, show_study, study_json, work_line
 from mrun.cli.styled import Styled
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
-from mrun.engine.errors import BrokerError, ExitCode, LauncherError, MrunError
+from mrun.engine.errors import ExitCode
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.resources import Inventory
@@ -30,22 +27,22 @@ from mrun.engine.store.connect import Broker
 from mrun.engine.store.session import Session
 from mrun.engine.store.views import StudyStatus
 from mrun.engine.studies.enqueue import Checked, Order, Queued, enqueue, prepare
-from mrun.engine.workers.environment import PARENT_VARIABLE, worker_environment
-from mrun.engine.workers.forked import ForkedWorker, WorkerStart, fork_worker, spawn_worker
+from mrun.engine.studies.failures import FailedSample, failures_of
+from mrun.engine.workers.crew import Crew
+from mrun.engine.workers.forked import fork_worker
 from mrun.engine.workers.inventory import allocation_here, inventory_here
-from mrun.engine.workers.request import WorkerRequest, worker_words
+from mrun.engine.workers.request import WorkerRequest
 
 _FAILURES_SHOWN = 10
 #: Of the last steps' output: so many nodes, so many bytes of each.
 _OUTPUTS_SHOWN, _OUTPUT_BYTES = 4, 2000
-_TAIL_LINES = 5
 
 
 class Ended(msgspec.Struct, frozen=True):
     """A study that was run, with those that its steps queued, and what its last steps printed: path → text."""
 
     statuses: tuple[StudyStatus, ...]
-    failed: dict[str, list[FailedPlace]]
+    failed: dict[str, list[FailedSample]]
     outputs: dict[str, str]
 
 
@@ -91,7 +88,7 @@ def command(invocation: Invocation, words: RunWords) -> None:
         broker = invocation.reach_broker(settings)
         plan = prepare(checked)
         has = inventory_here(settings, allocation_here(), words.slots or settings.slots)
-        runner = _Runner(invocation, broker, plan, has, worker, request)
+        runner = _Runner(invocation, broker, plan, has, Crew(worker, request, invocation.settings(), broker))
         ended = anyio.run(runner.run, checked, order)
     runner.report(ended)
     sys.exit(runner.exit_code(ended))
@@ -100,26 +97,14 @@ def command(invocation: Invocation, words: RunWords) -> None:
 class _Runner:
     """One `mrun run`."""
 
-    def __init__(
-        self,
-        invocation: Invocation,
-        broker: Broker,
-        plan: Plan,
-        has: Inventory,
-        first_worker: ForkedWorker,
-        request: WorkerRequest,
-    ) -> None:
+    def __init__(self, invocation: Invocation, broker: Broker, plan: Plan, has: Inventory, crew: Crew) -> None:
         self._invocation = invocation
         self._output = invocation.output
         self._broker = broker
         self._plan, self._has = plan, has
-        self._first_worker, self._request = first_worker, request
+        self._crew = crew
         self._display = Display(invocation.output)
         self._interrupted: signal.Signals | None = None
-        #: One for the study's queues; another one when its steps queue a study that uses other queues.
-        self._workers: list[ForkedWorker | subprocess.Popen[bytes]] = []
-        self._served_queues: set[str] = set()
-        self._log_path = Path()
 
     async def run(self, checked: Checked, order: Order) -> Ended:
         async with self._invocation.session(broker=self._broker, is_lasting=True) as session:
@@ -128,15 +113,16 @@ class _Runner:
             self._output.note(server_line(self._broker))
             if squeezed := _squeezed_line(self._plan, self._has):
                 self._output.note(squeezed)
-            self._log_path = Path(queued.workspace, JOURNAL_DIR, "worker.log")
-            self._start_worker(queued.study, queued.queues)
+            log_path = Path(queued.workspace, JOURNAL_DIR, "worker.log")
+            self._crew.serve(queued.study, queued.queues, log_path)
             try:
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._pass_signals_on)
-                    statuses = await self._wait(session, queued.study)
+                    statuses = await self._wait(session, queued.study, log_path)
                     group.cancel_scope.cancel()
             finally:
-                self._stop_workers()
+                # The study has ended, or this command ends before it.
+                self._crew.stop()
             plans = {queued.study: self._plan}
             failed = {
                 status.study: await failures_of(session, status.study, _FAILURES_SHOWN, plans.get(status.study))
@@ -173,21 +159,8 @@ class _Runner:
         if self._interrupted is not None:
             self._note_left(ended, "interrupted")
             return 128 + self._interrupted
-        codes = [worker.wait() for worker in self._workers]
-        if killed_by := next(filter(None, map(_killer, codes)), ""):
-            self._note_left(ended, f"the worker was killed by {killed_by}")
-            return int(ExitCode.TERMINATED)
-        code = max(codes)
-        if code == ExitCode.DONE:
-            # By `mrun stop`, or by a step that ended with 105 (STOP_WORKERS).
-            self._note_left(ended, "the worker was asked to stop")
-            return int(ExitCode.TERMINATED)
-        kinds: dict[int, type[MrunError]] = {ExitCode.BROKER: BrokerError, ExitCode.SCHEDULER: LauncherError}
-        kind = kinds.get(code, MrunError)
-        raise kind(
-            f"The worker ended with code {code} before the study did: {self._log_tail()}",
-            hint=f"The study stays queued, mrun work goes on with it. The worker's log is '{self._log_path}'.",
-        )
+        self._note_left(ended, f"the worker {self._crew.why_ended()}")
+        return int(ExitCode.TERMINATED)
 
     def _note_left(self, ended: Ended, why: str) -> None:
         study = ended.statuses[0].study
@@ -197,31 +170,15 @@ class _Runner:
         self._output.note(f"  {work_line(sorted(queues))} --exit-when-done   goes on with it")
         self._output.note(f"  mrun cancel {study}   ends it")
 
-    def _start_worker(self, study: str, queues: Sequence[str]) -> None:
-        self._served_queues |= set(queues)
-        settings = self._invocation.settings()
-        words = worker_words(msgspec.structs.replace(self._request, queues=tuple(queues), study=study), settings)
-        environment = worker_environment(os.environ, settings, self._broker) | {PARENT_VARIABLE: str(os.getpid())}
-        start = WorkerStart(words, environment, str(self._log_path))
-        if not self._workers:
-            self._first_worker.begin(start)
-            self._workers.append(self._first_worker)
-        else:
-            self._workers.append(spawn_worker(start))
-
-    async def _wait(self, session: Session, study: str) -> list[StudyStatus]:
+    async def _wait(self, session: Session, study: str, log_path: Path) -> list[StudyStatus]:
         async def family() -> list[str]:
             found = await session.views.family(study)
-            new_queues = await session.views.queues_of(found) - self._served_queues
-            if new_queues and self._interrupted is None:
-                self._start_worker(study, sorted(new_queues))
+            if self._interrupted is None:
+                self._crew.serve(study, await session.views.queues_of(found), log_path)
             return found
 
         with self._display:
-            return await wait_for_end(session, family, self._display, self._is_worked_on)
-
-    def _is_worked_on(self) -> bool:
-        return any(worker.poll() is None for worker in self._workers)
+            return await wait_for_end(session, family, self._display, lambda: self._crew.is_alive)
 
     async def _pass_signals_on(self) -> None:
         with anyio.open_signal_receiver(*stop_signals()) as signals:
@@ -231,30 +188,7 @@ class _Runner:
                 self._display.note(
                     "letting what runs finish; Ctrl-C once more ends it now" if is_first else "ending what runs"
                 )
-                for worker in self._workers:
-                    worker.send_signal(signal.SIGTERM)
-
-    def _stop_workers(self) -> None:
-        """The study has ended, or we are going: workers drain, which takes as long as what they still run."""
-        for worker in self._workers:
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGTERM)
-        for worker in self._workers:
-            worker.wait()
-
-    def _log_tail(self) -> str:
-        """The last of what the worker said, but for its log lines."""
-        try:
-            lines = self._log_path.read_text(errors="replace").splitlines()
-        except OSError:
-            return "its log can't be read"
-        return "\n".join([line for line in lines if not line.startswith("{")][-_TAIL_LINES:] or lines[-1:])
-
-
-def _killer(code: int) -> str:
-    """The signal that killed a worker: its guard, or its engine, which the guard tells as 128 + n; empty: none."""
-    number = -code if code < 0 else code - 128
-    return signal.Signals(number).name if number in set(signal.Signals) else ""
+                self._crew.ask_to_stop()
 
 
 def _squeezed_line(plan: Plan, has: Inventory) -> str:

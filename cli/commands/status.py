@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import anyio
 import click
 
-from mrun.cli.failures import failures_of
 from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.cli.missing_workers import stranded_lines
 from mrun.cli.output import Output
-from mrun.cli.shown import STYLES, FailedPlace, local_time, show_study, study_json
+from mrun.cli.shown import STYLES, local_time, show_study, study_json
 from mrun.cli.styled import Styled
 from mrun.engine.store.session import Session
 from mrun.engine.store.views import StudyStatus
+from mrun.engine.studies.failures import FailedSample, failures_of
 
 _FAILURES_SHOWN = 10
 
@@ -35,7 +35,7 @@ def command(invocation: Invocation, study: str | None) -> None:
       $ mrun status k3f --json
     """
 
-    async def run() -> tuple[list[StudyStatus], dict[str, list[FailedPlace]], list[str]]:
+    async def run() -> tuple[list[StudyStatus], dict[str, list[FailedSample]], list[str]]:
         async with invocation.session() as session:
             if study is None:
                 statuses = await session.views.studies()

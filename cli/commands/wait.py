@@ -8,13 +8,13 @@ import time
 import anyio
 import click
 
-from mrun.cli.failures import failures_of
 from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.cli.missing_workers import unheard_lines
-from mrun.cli.shown import FailedPlace, show_study, study_json
+from mrun.cli.shown import show_study, study_json
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
 from mrun.engine.errors import ExitCode
 from mrun.engine.store.views import StudyStatus
+from mrun.engine.studies.failures import FailedSample, failures_of
 
 _FAILURES_SHOWN = 10
 
@@ -42,7 +42,7 @@ def command(invocation: Invocation, study: str, timeout_s: float | None) -> None
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
-    async def run() -> tuple[list[StudyStatus], dict[str, list[FailedPlace]]]:
+    async def run() -> tuple[list[StudyStatus], dict[str, list[FailedSample]]]:
         async with invocation.session() as session:
             found = await session.views.find(study)
 

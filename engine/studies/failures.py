@@ -1,17 +1,30 @@
-"""Which samples failed, and where they ran."""
+"""Which samples failed, why, and where they ran."""
 
 from __future__ import annotations
 
-from mrun.cli.shown import FailedPlace
+import msgspec
+
 from mrun.engine.errors import MrunError
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.render import NodeText
 from mrun.engine.store.session import Session
-from mrun.engine.store.views import FailedSample
+from mrun.engine.store.views import FailedSample as Failure
 from mrun.engine.workspace.plan_file import read_kept
 
 
-async def failures_of(session: Session, study: str, most: int, plan: Plan | None = None) -> list[FailedPlace]:
+class FailedSample(msgspec.Struct, frozen=True):
+    """A sample that failed, why, and where its files are (empty: not known any more)."""
+
+    step: str
+    node: int
+    sample: int
+    reason: str
+    directory: str = ""
+    #: The step with its parameters' labels, as its files are called.
+    instance: str = ""
+
+
+async def failures_of(session: Session, study: str, most: int, plan: Plan | None = None) -> list[FailedSample]:
     """Some of the samples that failed, and where they ran: by `plan`, else by the one that the workspace keeps."""
     failed = await session.views.failed_samples(study, most)
     if failed and plan is None:
@@ -19,13 +32,13 @@ async def failures_of(session: Session, study: str, most: int, plan: Plan | None
             plan = read_kept((await session.views.status(study)).workspace).plan
         except MrunError:
             plan = None  # the workspace is on another machine, or gone: why it failed is told without
-    return [_place(one, plan) for one in failed]
+    return [_with_place(one, plan) for one in failed]
 
 
-def _place(one: FailedSample, plan: Plan | None) -> FailedPlace:
+def _with_place(one: Failure, plan: Plan | None) -> FailedSample:
     if plan is None:
-        return FailedPlace(one.step, one.node, one.sample, one.reason, "")
+        return FailedSample(one.step, one.node, one.sample, one.reason, "")
     text = NodeText(plan, one.node)
     # A packed sample has left none.
     directory = "" if text.step.files == "packed" and text.size > 1 else text.sample_directory(one.sample)
-    return FailedPlace(one.step, one.node, one.sample, one.reason, directory, text.instance_name)
+    return FailedSample(one.step, one.node, one.sample, one.reason, directory, text.instance_name)
