@@ -32,7 +32,6 @@ from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.expanded import text_expander
 from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.generated import with_generated
-from mrun.engine.workspace.plan_file import keep, run_key
 from mrun.engine.plan.model import Plan, SampleTable
 from mrun.engine.plan.places import JOURNAL_DIR, Place, place_study
 from mrun.engine.plan.render import NodeText
@@ -45,16 +44,17 @@ from mrun.engine.plan.samples import (
 )
 from mrun.engine.plan.variables import variable_values
 from mrun.engine.plan.workers import WorkerOrders, order_workers
+from mrun.engine.records import Past
 from mrun.engine.resources import Demand, encode_demands
 from mrun.engine.spec.dump import dump_spec
 from mrun.engine.spec.load import load_spec
 from mrun.engine.spec.model import Spec, Text, Tree
 from mrun.engine.store.questions import root_of
 from mrun.engine.store.seal import Seal
-from mrun.engine.records import Past
 from mrun.engine.store.store import Store
 from mrun.engine.store.stored_plan import queues_of_steps
 from mrun.engine.store.views import StepFacts
+from mrun.engine.workspace.plan_file import keep, run_key
 
 #: So much of what a failed `generate` printed is shown.
 _TAIL_BYTES = 2000

@@ -13,15 +13,15 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from mrun.engine.studies.enqueue import Opening, Order, Queued, enqueue_run
 from mrun.engine.errors import NotFoundError, UsageError
-from mrun.engine.workspace.downstream import with_downstream
-from mrun.engine.workspace.plan_file import KeptStudy, opened, run_key
 from mrun.engine.plan.model import Plan
 from mrun.engine.store.questions import UNFINISHED, priority_of, state_of
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
+from mrun.engine.studies.enqueue import Opening, Order, Queued, enqueue_run
+from mrun.engine.workspace.downstream import with_downstream
 from mrun.engine.workspace.history import Selection, count_again, past_of, read_fates, select, with_added, without
+from mrun.engine.workspace.plan_file import KeptStudy, opened, run_key
 from mrun.engine.workspace.run_base import Fates, keep_base
 
 
