@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -87,37 +88,35 @@ terms_options = grouped(
 )  # fmt: skip
 
 
-def terms_of(given: AllocWords, taken: Collection[str] = ()) -> AllocTerms:
+def terms_of(given: Mapping[str, Any], taken: Collection[str] = ()) -> AllocTerms:
     """The terms of a new allocation.
 
     Args:
+        given: the values of `terms_options`.
         taken: names that there are.
 
     Raises:
         UsageError: the words do not fit together, or nobody of that kind takes jobs.
         LauncherError: a third party's scheduler can't be used.
     """
-    if given.kind not in names() or launcher_named(given.kind).scheduler is None:
-        raise UsageError(f"'{given.kind}' takes no jobs.", hint=nearest_hint(given.kind, _KINDS))
-    queues = parse_names(given.queues)
-    if not queues:
+    terms = AllocTerms(**{**given, "queues": parse_names(given["queues"]), "mark": secrets.token_hex(2)})
+    if terms.kind not in names() or launcher_named(terms.kind).scheduler is None:
+        raise UsageError(f"'{terms.kind}' takes no jobs.", hint=nearest_hint(terms.kind, _KINDS))
+    if not terms.queues:
         raise UsageError("--queues names no queue.", hint="For example: --queues sim,train")
-    if given.kind == "pbs" and not given.cores:
+    if terms.kind == "pbs" and not terms.cores:
         raise UsageError("PBS gives as many cores as are asked for, and none were.", hint="Add --cores 32, or so.")
-    if given.walltime_s < _LEAST_WALLTIME_S:
-        seconds = written_s(given.walltime_s)
+    if terms.walltime_s < _LEAST_WALLTIME_S:
+        seconds = written_s(terms.walltime_s)
         message = f"A walltime of {seconds} s is too short: schedulers count minutes."
         raise UsageError(message, hint=f"A number alone is seconds; {seconds} minutes are --walltime {seconds}m.")
-    if given.resources:
+    if terms.resources:
         try:
-            read_resources(given.resources)
+            read_resources(terms.resources)
         except ValueError as error:
             hint = "Write cpus=32,gpus=4,licenses/foo=2."
-            raise UsageError(f"--resources '{given.resources}': {error}.", hint=hint) from error
-    words = msgspec.structs.asdict(given)
-    for other in ("queues", "name", "is_untried"):
-        del words[other]
-    return AllocTerms(name=_name(given.name, queues[0], taken), mark=secrets.token_hex(2), queues=queues, **words)
+            raise UsageError(f"--resources '{terms.resources}': {error}.", hint=hint) from error
+    return msgspec.structs.replace(terms, name=_name(terms.name, terms.queues[0], taken))
 
 
 def _name(asked: str, queue: str, taken: Collection[str]) -> str:

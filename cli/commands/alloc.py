@@ -6,19 +6,19 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import click
 
 from mrun.cli.alloc_rows import show_allocs
-from mrun.cli.alloc_words import AllocWords, desk_of, reach_warnings, scheduler_of, terms_of, terms_options
+from mrun.cli.alloc_words import desk_of, reach_warnings, scheduler_of, terms_of, terms_options
 from mrun.cli.confirm import confirm
 from mrun.cli.durations import as_duration_s
 from mrun.cli.invocation import (
     Invocation,
     current_dir,
     takes_invocation,
-    takes_words,
 )
 from mrun.cli.logs import set_up_logging
 from mrun.cli.output import Output
@@ -63,8 +63,8 @@ def command() -> None:
 @command.command("add")
 @terms_options
 @click.option("--no-dry-run", "is_untried", is_flag=True, help="Do not try first whether the scheduler takes a job.")
-@takes_words(AllocWords)
-def add(invocation: Invocation, given: AllocWords) -> None:
+@takes_invocation
+def add(invocation: Invocation, is_untried: bool, **given: Any) -> None:
     """Add an allocation, which `mrun alloc run` keeps from then on.
 
     First a job of its kind is submitted such that it does not start, and cancelled: so wrong words are told at once.
@@ -84,10 +84,10 @@ def add(invocation: Invocation, given: AllocWords) -> None:
         async with invocation.session(broker=broker) as session:
             allocs = Allocs(session.store, session.seal)
             terms = terms_of(given, await allocs.names())
-            if not given.name:
+            if not given["name"]:
                 await _refuse_twin(allocs, terms)
             invocation.output.warn(reach_warnings(broker))
-            tried = "" if given.is_untried else await _try(terms, _place(settings, broker))
+            tried = "" if is_untried else await _try(terms, _place(settings, broker))
             if not await allocs.add(terms):
                 raise UsageError(f"There is an allocation '{terms.name}'.", hint="Give another --name.")
             return terms, tried
@@ -102,8 +102,8 @@ def add(invocation: Invocation, given: AllocWords) -> None:
 
 @command.command("dry-run")
 @terms_options
-@takes_words(AllocWords)
-def dry_run(invocation: Invocation, given: AllocWords) -> None:
+@takes_invocation
+def dry_run(invocation: Invocation, **given: Any) -> None:
     """Try whether the scheduler takes such jobs, and show what they are.
 
     A job is submitted such that it does not start, and cancelled at once. Takes the words of `mrun alloc add`.
