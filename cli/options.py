@@ -45,7 +45,7 @@ common_options = grouped(
     _common("--namespace", metavar="NAME", help="Prefix of all keys on the server. [default: mrun]"),
     _common(
         *("--durability",), metavar="HOW",
-        help="strict: what is queued, and nodes that ended, are on the server's disk at once. [default: everysec]",
+        help="strict: mrun goes on when what was queued, or ended, is on the server's disk. [default: everysec]",
     ),
     _common("--json", "is_json", is_flag=True, help="Print one JSON value instead of text."),
     _common("-q", "--quiet", "is_quiet", is_flag=True, help="Print ids only."),
@@ -101,7 +101,7 @@ sample_options = grouped(
 )
 lease_option = click.option(
     "--lease", "lease_s", metavar="SECONDS",
-    help="How long a worker may be silent before others take over what it ran. [default: 30]",
+    help="How long a worker may be silent before others take over its samples. [default: 30]",
 )  # fmt: skip
 #: Of every command that reads a spec.
 order_options = grouped(

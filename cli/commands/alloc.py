@@ -49,8 +49,8 @@ _LOOK_EVERY_S, _REMOVE_MOST_S = 0.3, 120.0
 def command() -> None:
     """Keep batch jobs queued while there is work for them.
 
-    An allocation says what jobs to submit, and for which queues. `mrun alloc run` keeps as many of them waiting and
-    running as the samples on these queues are worth, and none when there is nothing to do.
+    An allocation says which jobs to submit, and for which queues. `mrun alloc run` submits as many jobs as the samples
+    on these queues need, and none when there is nothing to do.
 
     \b
     Examples:
@@ -67,9 +67,9 @@ def command() -> None:
 def add(invocation: Invocation, is_untried: bool, **given: Any) -> None:
     """Add an allocation, which `mrun alloc run` keeps from then on.
 
-    First a job of its kind is submitted such that it does not start, and cancelled: so wrong words are told at once.
-    Words after -- are for sbatch, flux batch, bsub or qsub. A second allocation that submits the same jobs for the same
-    queues needs a --name: they count the same samples.
+    First mrun submits a job of this kind that does not start, and cancels it: so you learn at once if the scheduler
+    refuses such jobs. Words after -- go to sbatch, flux batch, bsub or qsub. A second allocation that submits the same
+    jobs for the same queues needs a --name, because both count the same samples.
 
     \b
     Examples:
@@ -106,7 +106,7 @@ def add(invocation: Invocation, is_untried: bool, **given: Any) -> None:
 def dry_run(invocation: Invocation, **given: Any) -> None:
     """Try whether the scheduler takes such jobs, and show what they are.
 
-    A job is submitted such that it does not start, and cancelled at once. Takes the words of `mrun alloc add`.
+    mrun submits a job that does not start, and cancels it at once. The options are those of `mrun alloc add`.
 
     \b
     Examples:
@@ -132,8 +132,9 @@ def dry_run(invocation: Invocation, **given: Any) -> None:
 def list_all(invocation: Invocation) -> None:
     """List allocations: their jobs, what waits for them, and what is wrong.
 
-    `ready` are samples that fit such jobs and wait for a worker; `state` is working, waiting (for the scheduler), idle,
-    failing (with the time of the next try), paused, removing, or not kept: then nobody runs `mrun alloc run`.
+    `ready` counts samples that fit such jobs and wait for a worker. `state` is working, waiting (for the scheduler),
+    idle, failing (with the time of the next try), paused, removing, or not kept, which means that nobody runs `mrun
+    alloc run`.
 
     \b
     Examples:
@@ -156,7 +157,7 @@ def list_all(invocation: Invocation) -> None:
 def remove(invocation: Invocation, name: str, is_force: bool, is_yes: bool) -> None:
     """Remove an allocation, and cancel its jobs that wait.
 
-    Those that run end when they have had no work for --idle-exit; with --force they are cancelled.
+    Jobs that run end when they have had no work for the time of --idle-exit. --force cancels them, too.
 
     \b
     Examples:
@@ -188,7 +189,7 @@ def remove(invocation: Invocation, name: str, is_force: bool, is_yes: bool) -> N
 @click.argument("name")
 @takes_invocation
 def pause(invocation: Invocation, name: str) -> None:
-    """Submit no more jobs of an allocation; those that there are stay.
+    """Submit no more jobs of an allocation. Its jobs that wait or run stay.
 
     \b
     Examples:
@@ -201,7 +202,9 @@ def pause(invocation: Invocation, name: str) -> None:
 @click.argument("name")
 @takes_invocation
 def resume(invocation: Invocation, name: str) -> None:
-    """Go on with an allocation that was paused, by you or by too many failures; or try again at once.
+    """Go on with a paused allocation, or try again at once after a failure.
+
+    You pause an allocation with `mrun alloc pause`; several failures in a row pause it, too.
 
     \b
     Examples:
@@ -212,9 +215,9 @@ def resume(invocation: Invocation, name: str) -> None:
 
 @command.command("run")
 @click.argument("names", nargs=-1, metavar="[NAME…]")
-@click.option("--once", "is_once", is_flag=True, help="Look once, and exit: for cron.")
+@click.option("--once", "is_once", is_flag=True, help="Look once and exit, as cron needs it.")
 @click.option(
-    "--exit-when-done", "is_exit_when_done", is_flag=True, help="Exit when no study needs them, and no job is left."
+    "--exit-when-done", "is_exit_when_done", is_flag=True, help="Exit when no study needs jobs and no job is left."
 )
 @click.option(
     *("--interval", "interval_s"), callback=as_duration_s, default="10s", show_default=True, metavar="TIME",
@@ -224,11 +227,11 @@ def resume(invocation: Invocation, name: str) -> None:
 def run_duty(
     invocation: Invocation, names: tuple[str, ...], is_once: bool, is_exit_when_done: bool, interval_s: float
 ) -> None:
-    """Keep allocations, all of them or those named, until a signal.
+    """Keep all allocations, or those that are named, until a signal.
 
-    Jobs stay as they are when it ends, and whoever runs this next, here or on another machine, goes on with them. Of
-    several at a time one works on an allocation, and another takes over if it dies. Jobs begin in the current
-    directory, with the variables of this command.
+    When this command ends, its jobs stay as they are. Run it again, here or on another machine, and it goes on with
+    them. If several of these commands run, one of them looks after an allocation, and another takes over if that one
+    dies. Jobs begin in the current directory, with the variables of this command.
 
     \b
     Examples:

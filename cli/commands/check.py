@@ -63,14 +63,15 @@ class Forecast(msgspec.Struct, frozen=True):
     type=click.Choice(list(_DRAWN)),
     help="Language of the graph; mermaid and dot print nothing else. Implies --graph. [default: text]",
 )
-@click.option("--nodes", "has_nodes", is_flag=True, help="List, or draw, every node and not only steps.")
+@click.option("--nodes", "has_nodes", is_flag=True, help="List or draw every node instead of every step.")
 @takes_words(CheckWords)
 def command(invocation: Invocation, words: CheckWords) -> None:
     """Tell what is wrong with a spec, or what it would become.
 
     Finds all problems at once, each with its line. For a good spec it shows steps, nodes (a step for each combination
-    of its parameters), scripts, queues, and how many files and directories mrun would make; what the steps themselves
-    write is not counted. Needs no server and makes nothing. Exit code 0 for a good spec, 3 for a bad one.
+    of its parameters), scripts, queues, and how many files and directories mrun would make. It does not count what the
+    steps themselves write. It needs no server and makes nothing. The exit code is 0 for a good spec and 3 for a bad
+    one.
 
     \b
     Examples:

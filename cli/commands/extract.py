@@ -25,8 +25,8 @@ from mrun.engine.workspace.outputs import Source, sample_outputs
 def command(invocation: Invocation, study: str, steps: tuple[str, ...], samples: str | None, target: Path) -> None:
     """Write what samples printed into files.
 
-    They are those that a study with full files has: DIR gets a directory for each step, combination and sample, with
-    .out and .err in it. Files of these names that are there are replaced. STUDY is a study that the server knows, or
+    DIR gets the files that a study with full files has: a directory for each step, combination and sample, with .out
+    and .err in it. Files of these names that are there already are replaced. STUDY is a study that the server knows, or
     its workspace, which needs no server.
 
     \b

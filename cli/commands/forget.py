@@ -14,8 +14,8 @@ from mrun.cli.selectors import change_studies
 def command(invocation: Invocation, study: str) -> None:
     """Remove studies that have ended from the server.
 
-    Their counters go; their workspaces stay, and `mrun restart WORKSPACE` can still open them. Studies that have not
-    ended are left as they are. By itself the server forgets a study seven days after its end.
+    Their counters go. Their workspaces stay, and `mrun restart WORKSPACE` can still open them. Studies that have not
+    ended stay as they are. The server forgets a study by itself seven days after its end.
 
     \b
     Examples:

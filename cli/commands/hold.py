@@ -14,8 +14,8 @@ from mrun.cli.selectors import change_studies
 def command(invocation: Invocation, study: str) -> None:
     """Claim nothing more of a study until it is released.
 
-    What runs goes on and is accounted; what it makes ready waits; `mrun release` ends it. STUDY is an id, the beginning
-    of one, a workspace, `last` or `all`.
+    Samples that run go on and are counted. Samples that become ready wait until `mrun release`. STUDY is an id, the
+    beginning of one, a workspace, `last` or `all`.
 
     \b
     Examples:

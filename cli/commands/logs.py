@@ -22,9 +22,10 @@ from mrun.engine.workspace.outputs import SampleOutput, Source, sample_outputs
 def command(invocation: Invocation, study: str, steps: tuple[str, ...], samples: str | None, is_stderr: bool) -> None:
     """Print what samples printed.
 
-    However the study keeps its files, whether full, lean or packed. With more than one sample, a line before each says
-    whose output follows; not with --quiet. Of a packed sample that ran several times, it is the output of the last
-    execution that ended. STUDY is a study that the server knows, or its workspace, which needs no server.
+    It does not matter whether the study's files are full, lean or packed. If there are several samples, a line before
+    each says whose output follows, unless you give --quiet. Of a packed sample that ran several times you see the
+    output of the last execution that ended. STUDY is a study that the server knows, or its workspace, which needs no
+    server.
 
     \b
     Examples:

@@ -15,8 +15,8 @@ from mrun.cli.selectors import change_studies
 def command(invocation: Invocation, study: str, priority: int) -> None:
     """Set which study's samples are claimed first.
 
-    Samples of a study with a higher N (-1000 to 1000, at first 0) are claimed before those of others on the same queue;
-    studies with the same N take turns.
+    Workers claim samples of a study with a higher N (-1000 to 1000, at first 0) before those of other studies on the
+    same queue. Studies with the same N take turns.
 
     \b
     Examples:

@@ -19,9 +19,9 @@ from mrun.cli.shown import counted
 def command(invocation: Invocation, study: str, queues: str, yes: bool) -> None:
     """Remove studies from the server.
 
-    Everything that the server holds of them goes: queued samples, counters, plans. Samples that are running are ended.
-    Workspaces on disk stay as they are. STUDY is an id, the beginning of one, a workspace, `last` or `all`; without it,
-    all of them.
+    The server loses all that it has of them: queued samples, counters, plans. Samples that run are ended. Workspaces on
+    disk stay as they are. STUDY is an id, the beginning of one, a workspace, `last` or `all`. Without STUDY this
+    command removes all studies.
 
     \b
     Examples:

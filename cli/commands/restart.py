@@ -18,15 +18,14 @@ from mrun.engine.workspace.history import UNFINISHED
 def command(invocation: Invocation, workspace: str, steps: tuple[str, ...]) -> None:
     """Run what did not finish of a study, in its workspace.
 
-    Failed, dead, cancelled and skipped samples, those that never ran, and everything that depends on one of them. What
-    has finished is not run again.
+    It runs failed, dead, cancelled and skipped samples, samples that never ran, and everything that depends on one of
+    them. What has finished does not run again.
 
-    With --steps everything else stays as it is: what failed has failed, what never ran does not run now, and a sample
-    of these steps that waits for one of those is skipped. A later restart may have them.
+    With --steps all other steps stay as they are: what failed stays failed, and what never ran does not run now. A
+    sample of these steps that waits for one of those is skipped. You can run them with a later restart.
 
-    It reads the journals in the workspace, so it works also when the server has
-    forgotten the study. A study that still runs is refused. WORKSPACE is its directory, or a study that the server
-    knows.
+    It reads the journals in the workspace, so it works even if the server has forgotten the study. It refuses a study
+    that still runs. WORKSPACE is the study's directory, or a study that the server knows.
 
     \b
     Examples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.options import sample_options
 from mrun.cli.reopening import reopen_selection
 from mrun.cli.selectors import parse_ranges
 from mrun.engine.workspace.history import Fate, Selection
@@ -14,16 +15,16 @@ from mrun.engine.workspace.history import Fate, Selection
 @click.argument("study", metavar="STUDY")
 @click.option("--failed", "is_failed", is_flag=True, help="Samples that failed. [default]")
 @click.option("--dead", "is_dead", is_flag=True, help="Samples that took down too many workers, or were cancelled.")
-@click.option("--step", "steps", multiple=True, metavar="S", help="Only samples of this step; may be given again.")
-@click.option("--samples", metavar="RANGES", help="Only these sample numbers, such as 1-10,17; whatever they came to.")
+@sample_options
 @takes_invocation
 def command(
     invocation: Invocation, study: str, is_failed: bool, is_dead: bool, steps: tuple[str, ...], samples: str | None
 ) -> None:
     """Run a selection of samples again, and what depends on them.
 
-    Everything else keeps what it came to. Without an option, the samples that failed; --step or --samples alone select
-    them whatever they came to. STUDY is a study that the server knows, or its workspace.
+    All other samples keep their results. Without an option this command selects the samples that failed. --step or
+    --samples alone select samples whether they finished or not. STUDY is a study that the server knows, or its
+    workspace.
 
     \b
     Examples:

@@ -65,9 +65,9 @@ class RunWords(SpecWords, frozen=True, kw_only=True):
 def command(invocation: Invocation, words: RunWords) -> None:
     """Queue a study, work on it, and wait for its results.
 
-    Starts your own server if no other is named, and one worker on this machine for this study and those that its steps
-    queue. Other workers may help. Ctrl-C lets running samples finish and leaves the study queued; a second one ends
-    them. Exit code 0 when every sample finished, 7 when some did not.
+    Starts your own server if you name no other, and one worker on this machine for this study and those that its steps
+    queue. Other workers may help. The first Ctrl-C lets running samples finish and leaves the study queued; the second
+    one ends these samples. The exit code is 0 if every sample finished, and 7 if some did not.
 
     \b
     Examples:

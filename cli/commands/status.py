@@ -25,8 +25,9 @@ _FAILURES_SHOWN = 10
 def command(invocation: Invocation, study: str | None) -> None:
     """Show how far studies are.
 
-    Without STUDY, a line for each study on the server; with it, its steps and why samples failed. STUDY is an id, the
-    beginning of one, a workspace, `last` or `all`. Below stands which samples no living worker can run.
+    Without STUDY you see a line for each study on the server. With STUDY you see its steps, and why samples failed.
+    Lines below the table name samples that wait for resources which no worker has. STUDY is an id, the beginning of
+    one, a workspace, `last` or `all`.
 
     \b
     Examples:

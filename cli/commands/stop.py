@@ -15,13 +15,13 @@ from mrun.engine.store.views import WorkerStatus
 @click.command("stop")
 @click.argument("workers", metavar="[WORKER …]", nargs=-1)
 @click.option("--queues", metavar="Q1,Q2", default="", help="Only workers that listen to one of these. [default: all]")
-@click.option("--wait", "is_waiting", is_flag=True, help="Return when they have gone.")
+@click.option("--wait", "is_waiting", is_flag=True, help="Return when these workers have exited.")
 @takes_invocation
 def command(invocation: Invocation, workers: tuple[str, ...], queues: str, is_waiting: bool) -> None:
     """Ask workers to finish what they run and exit.
 
-    They claim nothing more, hand back what they have not started, and exit when their running samples have ended.
-    WORKER is a name that `mrun inspect` shows, or the beginning of one.
+    These workers claim nothing more, hand back what they have not started, and exit when their running samples have
+    ended. WORKER is a name that `mrun inspect` shows, or the beginning of one.
 
     \b
     Examples:

@@ -34,7 +34,7 @@ class SubmitWords(msgspec.Struct, frozen=True, kw_only=True):
 
 # The first word that is no option begins the command: from there on nothing is an option of ours.
 @click.command("submit", context_settings={"allow_interspersed_args": False})
-@click.option("--name", required=True, metavar="NAME", help="The study's name, with which its workspace's begins.")
+@click.option("--name", required=True, metavar="NAME", help="Name of the study, and beginning of its workspace's.")
 @click.option("--array", metavar="IDS", help="Run once for each of these, such as 1-100, 0-99:10 or 1,5,7-9.")
 @click.option(
     *("--samplesfile", "samples_file"),
@@ -63,13 +63,13 @@ class SubmitWords(msgspec.Struct, frozen=True, kw_only=True):
 def command(invocation: Invocation, given: SubmitWords) -> None:
     """Queue a command as a study, without a YAML.
 
-    Once; or once for each id of --array, which finds it in MRUN_ARRAY_ID, and their number in MRUN_ARRAY_COUNT; or once
-    for each row of --samplesfile, whose cells are in C1, C2, … or the variables that --column-labels names. The number
-    of the script, from 0, is in MRUN_SAMPLE_ID.
+    COMMAND runs once. With --array it runs once for each id; the id is in the variable MRUN_ARRAY_ID, and the number of
+    ids in MRUN_ARRAY_COUNT. With --samplesfile it runs once for each row of the table; the row's cells are in C1, C2,
+    …, or in the variables that --column-labels names. MRUN_SAMPLE_ID is the number of the run, from 0.
 
-    COMMAND runs in the directory where you submit it, with its arguments as they are, and with the variables of its
-    worker; for pipes and variables give it to a shell. What it prints is in NAME_<time>/run/…/run.out and run.err. The
-    study is like any other for status, retry, cancel and so on, and its spec is in the workspace's merlin_info.
+    COMMAND runs in the directory where you submit it, with the variables of its worker. Its arguments stay as they are:
+    for pipes and variables give the command to a shell. What it prints is in NAME_<time>/run/…/run.out and run.err. For
+    status, retry, cancel and so on the study is like any other. Its spec is in the workspace's merlin_info.
 
     \b
     Examples:

@@ -32,8 +32,8 @@ _FAILURES_SHOWN = 10
 def command(invocation: Invocation, study: str, timeout_s: float | None) -> None:
     """Wait for the end of a study.
 
-    STUDY is an id, the beginning of one, a workspace, `last` or `all`. Nothing is run by this: workers do that. Exit
-    code 0 when every sample finished, 7 when some did not, 130 when the time was over first.
+    This command runs nothing: workers do that. The exit code is 0 if every sample finished, 7 if some did not, and 130
+    if the time of --timeout was over first. STUDY is an id, the beginning of one, a workspace, `last` or `all`.
 
     \b
     Examples:

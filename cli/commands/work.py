@@ -78,7 +78,7 @@ def _check_nodes(ctx: click.Context, option: click.Parameter, value: str | None)
 @click.option(
     "--resources",
     metavar="NAME=N,…",
-    help="What a worker has: cpus=8-15,gpus=2,licenses/foo=2. [default: CPUs and GPUs that it finds]",
+    help="What a worker has, such as cpus=8-15,gpus=2,licenses/foo=2. [default: the CPUs and GPUs that it finds]",
 )
 @lease_option
 @click.option(
@@ -108,19 +108,20 @@ def _check_nodes(ctx: click.Context, option: click.Parameter, value: str | None)
 def command(invocation: Invocation, given: WorkWords) -> None:
     """Run samples from queues until told to stop.
 
-    Start as many workers as you like, wherever the server can be reached. The first Ctrl-C or SIGTERM lets running
-    samples finish and hands the rest back; the second ends them and hands them back, too. Nothing is lost if a worker
-    is killed: others take over when its lease ends.
+    Start as many workers as you like, on any machine that can reach the server. After the first Ctrl-C or SIGTERM the
+    worker lets running samples finish and hands all others back. After the second one it ends the running samples and
+    hands them back, too. Nothing is lost if a worker is killed: others take over when its lease ends.
 
-    A sample runs when its step's resources are free here: procs times cores per task, gpus, and those that the spec
-    names itself. With --resources scripts are bound to CPUs and GPUs of their own, and samples that need more are left
-    to other workers. Without, more CPUs than there are means all of them; see docs/launchers.md.
+    A sample runs when the resources of its step are free here: procs times cores per task, gpus, and resources that the
+    spec names itself. With --resources each script is bound to CPUs and GPUs of its own, and samples that need more
+    than the worker has are left to other workers. Without --resources, a step that asks for more CPUs than the machine
+    has gets all of them; see docs/launchers.md.
 
-    In an allocation, --nodes all starts a worker on each of its nodes, with all that the node has, and waits for them;
-    signals reach every one, and the exit code is the highest of theirs.
+    In an allocation, --nodes all starts a worker on each node, with all that the node has, and waits for these workers.
+    Signals reach every one of them, and the exit code is the highest of theirs.
 
-    With SPEC, starts the workers of its merlin.resources that may run on this machine, launched as they and the batch
-    block say, and waits for all of them; --queues comes before that.
+    With SPEC, this command starts the workers of the spec's merlin.resources that may run on this machine, and waits
+    for them. It launches them as merlin.resources and the batch block say. --queues comes before the spec.
 
     \b
     Examples:
