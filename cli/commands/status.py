@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import anyio
 import click
 
 from mrun.cli.invocation import Invocation, takes_invocation
-from mrun.cli.missing_workers import stranded_lines
 from mrun.cli.output import Output
 from mrun.cli.shown import STYLES, local_time, show_study, study_json
 from mrun.cli.styled import Styled
+from mrun.engine.lazy import lazy
 from mrun.engine.store.session import Session
 from mrun.engine.store.views import StudyStatus
 from mrun.engine.studies.failures import FailedSample, failures_of
+
+if TYPE_CHECKING:
+    from mrun.cli import missing_workers
+else:
+    # With it come all launchers, which are needed only if samples wait for a worker.
+    missing_workers = lazy("mrun.cli.missing_workers")
 
 _FAILURES_SHOWN = 10
 
@@ -63,7 +70,7 @@ def command(invocation: Invocation, study: str | None) -> None:
 async def _stranded(session: Session, statuses: Sequence[StudyStatus]) -> list[str]:
     """A line for what is ready, and is more than any living worker of its queue has."""
     ready = [one.study for one in statuses if not one.is_ended and any(step.ready for step in one.steps)]
-    return await stranded_lines(session, await session.views.inspect(), ready) if ready else []
+    return await missing_workers.stranded_lines(session, await session.views.inspect(), ready) if ready else []
 
 
 def _show_studies(output: Output, statuses: Sequence[StudyStatus]) -> None:
