@@ -67,15 +67,15 @@ class Display:
             self._output.note(text)
 
 
-class _StrandedTeller:
+class _StrandedNotes:
     """Says once of each step that it waits for what no worker has."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
-        self._told: set[str] = set()
+        self._noted: set[str] = set()
         self._next_at = 0.0
 
-    async def tell(self, session: Session, statuses: Sequence[StudyStatus]) -> None:
+    async def note_new(self, session: Session, statuses: Sequence[StudyStatus]) -> None:
         """Look now and then, when there is something to run and nothing of it runs."""
         steps = [step for status in statuses for step in status.steps]
         is_still = any(step.ready for step in steps) and not any(step.running for step in steps)
@@ -84,8 +84,8 @@ class _StrandedTeller:
         self._next_at = time.monotonic() + _LOOK_FOR_STRANDED_EVERY_S
         studies = [status.study for status in statuses]
         for line in await stranded_lines(session, await session.views.inspect(), studies):
-            if line not in self._told:
-                self._told.add(line)
+            if line not in self._noted:
+                self._noted.add(line)
                 self._display.note(line)
 
 
@@ -100,7 +100,7 @@ async def wait_for_end(
         NotFoundError: somebody removed them from the server.
     """
     statuses: list[StudyStatus] = []
-    stranded = _StrandedTeller(display)
+    stranded = _StrandedNotes(display)
     is_away = False
     for pause_s in pauses(_FIRST_LOOK_S, _LOOK_EVERY_S, factor=1.2):
         # Asked before the look: the worker that ends a study and goes is not mistaken for one that left it.
@@ -111,7 +111,7 @@ async def wait_for_end(
                 raise NotFoundError("The study was removed from the server (mrun purge).", hint="Queue it again.")
             statuses = [await session.views.status(study) for study in found]
             display.show(statuses)
-            await stranded.tell(session, statuses)
+            await stranded.note_new(session, statuses)
             is_away = False
         except BrokerAwayError as error:
             if not is_away:

@@ -300,8 +300,8 @@ async def _remove(session: Session, place: JobPlace, name: str, request: str) ->
         try:
             with anyio.move_on_after(_REMOVE_MOST_S):
                 while True:
-                    tended = await keeper.tend(name)
-                    if tended is not None and tended.is_removed:
+                    maintained = await keeper.maintain(name)
+                    if maintained is not None and maintained.is_removed:
                         return
                     await anyio.sleep(_LOOK_EVERY_S)
         finally:
