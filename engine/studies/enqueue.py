@@ -252,7 +252,8 @@ async def _study_facts(store: Store, study: str, plan: Plan, order: Order) -> li
     root = await root_of(store, order.parent_study) if order.parent_study else None
     return [
         *("name", plan.name, "workspace", plan.workspace, "spec_path", plan.spec_path, "user", getpass.getuser()),
-        *("root", root or study, "priority", order.priority, "instances_left", len(plan.nodes), "step_count", len(steps)),
+        *("root", root or study, "priority", order.priority),
+        *("instances_left", len(plan.nodes), "step_count", len(steps)),
         *(("after", order.after) if order.after else ()),
         *("steps", msgspec.json.encode(steps), "class_count", len(walltimes)),
         *("walltimes", msgspec.json.encode(walltimes), "class_steps", msgspec.json.encode(plan.class_steps())),
