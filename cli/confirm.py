@@ -20,6 +20,6 @@ def confirm(output: Output, what: str, *, is_yes: bool) -> None:
     if is_yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(f"This would {what}; nobody is there to ask.", hint="Add --yes.")
-    output.people.print(f"This will {what}.")
+        raise UsageError(f"This would {what}, and there is no terminal to ask on.", hint="Add --yes.")
+    output.tell(f"This will {what}.")
     click.confirm("Go on?", abort=True, err=True)

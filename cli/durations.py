@@ -33,11 +33,6 @@ def parse_duration_s(text: str) -> float | None:
     return seconds or None
 
 
-def written(seconds: float) -> str:
-    """A duration as an option takes it: to the millisecond, and no digit that is not needed."""
-    return f"{seconds:.3f}".rstrip("0").rstrip(".")
-
-
 def as_duration_s(ctx: click.Context, option: click.Parameter, value: str | None) -> float | None:
     """The callback of an option that takes a duration greater than zero."""
     if value is None:

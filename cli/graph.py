@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Sequence
+from graphlib import TopologicalSorter
 
 import msgspec
 
@@ -174,20 +175,12 @@ def _node_counts(step: StepEstimate) -> str:
 
 def _depths(graph: Graph) -> list[int]:
     """The longest way from a vertex without parents to each vertex, in edges."""
-    children: list[list[int]] = [[] for _ in graph.vertices]
-    missing = [0] * len(graph.vertices)
+    parents: dict[int, list[int]] = {number: [] for number in range(len(graph.vertices))}
     for edge in graph.edges:
-        children[edge.parent].append(edge.child)
-        missing[edge.child] += 1
+        parents[edge.child].append(edge.parent)
     depths = [0] * len(graph.vertices)
-    ready = [number for number, count in enumerate(missing) if count == 0]
-    while ready:
-        parent = ready.pop()
-        for child in children[parent]:
-            depths[child] = max(depths[child], depths[parent] + 1)
-            missing[child] -= 1
-            if missing[child] == 0:
-                ready.append(child)
+    for number in TopologicalSorter(parents).static_order():
+        depths[number] = max((depths[parent] + 1 for parent in parents[number]), default=0)
     return depths
 
 

@@ -4,46 +4,29 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
 import click
 
+from mrun.cli.options import CommonWords, common_options
 from mrun.cli.output import Output
-from mrun.cli.words import Words, common_options
 from mrun.engine.errors import UsageError
 from mrun.engine.settings import Settings, load_settings
-from mrun.engine.store.connect import Broker, check_server, find_broker, greeted, open_broker
-from mrun.engine.store.durability import FlushNeeds, flush_needs
-from mrun.engine.store.seal import Seal, load_seal
-from mrun.engine.store.store import Store
-from mrun.engine.store.views import Views
+from mrun.engine.store.connect import Broker, find_broker, greeted
+from mrun.engine.store.session import Session, open_session
 
-#: What was said to a command that has many options.
-Said = TypeVar("Said")
-
-#: How long a command, other than a worker, tries to reach a server that is away.
-COMMAND_PATIENCE_S = 2.0
-
-
-class Session:
-    """A server that answered, and what can be done with it."""
-
-    def __init__(self, settings: Settings, broker: Broker, store: Store, seal: Seal) -> None:
-        self.settings = settings
-        self.broker = broker
-        self.store = store
-        self.seal = seal
-        self.views = Views(store, seal)
+#: The arguments and options of a command that has many.
+Words = TypeVar("Words")
 
 
 class Invocation:
     """What every command gets."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: CommonWords) -> None:
         self._options = {"broker": words.broker, "namespace": words.namespace, "durability": words.durability}
         self.output = Output(is_json=words.is_json, is_quiet=words.is_quiet)
 
@@ -70,28 +53,13 @@ class Invocation:
         anyio.run(greeted, look)
         return broker
 
-    @asynccontextmanager
-    async def session(
+    def session(
         self, *, may_start: bool = False, broker: Broker | None = None, is_lasting: bool = False
-    ) -> AsyncIterator[Session]:
-        """A connection for one command, closed at the end.
-
-        Args:
-            is_lasting: what is queued in it lasts as the setting `durability` says.
-
-        Raises:
-            BrokerError: no server, or one that is unfit.
-        """
+    ) -> AbstractAsyncContextManager[Session]:
+        """A connection for one command; see `open_session`."""
         settings = self.settings()
         broker = broker or self.broker(settings, may_start=may_start)
-        client = await open_broker(broker)
-        try:
-            self.output.warn((await check_server(client)).warnings)
-            flush = await flush_needs(client, broker, settings) if is_lasting else FlushNeeds()
-            store = Store(client, settings.namespace, patience_s=COMMAND_PATIENCE_S, flush=flush)
-            yield Session(settings, broker, store, load_seal(settings.config_dir))
-        finally:
-            await client.aclose()
+        return open_session(settings, broker, self.output.warn, is_lasting=is_lasting)
 
 
 def takes_invocation(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,18 +69,18 @@ def takes_invocation(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.pass_context
     @functools.wraps(function)
     def command(ctx: click.Context, /, *arguments: Any, **named: Any) -> Any:
-        return function(Invocation(ctx.ensure_object(Words)), *arguments, **named)
+        return function(Invocation(ctx.ensure_object(CommonWords)), *arguments, **named)
 
     return command
 
 
-def takes_said(kind: Callable[..., Said]) -> Callable[[Callable[[Invocation, Said], Any]], Callable[..., Any]]:
+def takes_words(kind: Callable[..., Words]) -> Callable[[Callable[[Invocation, Words], Any]], Callable[..., Any]]:
     """Give a command its `Invocation`, and all its arguments and options in one struct, whose fields have their names.
 
     For commands with more of them than a function should have parameters.
     """
 
-    def decorate(function: Callable[[Invocation, Said], Any]) -> Callable[..., Any]:
+    def decorate(function: Callable[[Invocation, Words], Any]) -> Callable[..., Any]:
         @takes_invocation
         @functools.wraps(function)
         def command(invocation: Invocation, /, **named: Any) -> Any:
@@ -121,17 +89,6 @@ def takes_said(kind: Callable[..., Said]) -> Callable[[Callable[[Invocation, Sai
         return command
 
     return decorate
-
-
-def address_for_children(settings: Settings, broker: Broker) -> str | None:
-    """What a process that this one starts is to be told of the server; None: it finds it where this one did.
-
-    As it was named, for the broker's own address does not tell the user. A variable and a file are found by the other
-    process, too, and with the password, which an address here is without.
-    """
-    if settings.origins["broker"].startswith("option "):
-        return settings.broker
-    return broker.url if broker.is_own else None
 
 
 def current_dir() -> str:

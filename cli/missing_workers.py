@@ -6,14 +6,14 @@ import os
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 
-from mrun.cli.invocation import Session
 from mrun.cli.shown import work_line
-from mrun.cli.stock import allocation_here, stock_of
 from mrun.engine.errors import NotFoundError
 from mrun.engine.resources import Amounts, amounts_text, lacking
 from mrun.engine.store.demands import Stranded, class_facts, find_stranded
+from mrun.engine.store.session import Session
 from mrun.engine.store.views import Inspection
 from mrun.engine.work.affinity import find_inventory
+from mrun.engine.workers.inventory import allocation_here, inventory_here
 
 
 async def unheard_lines(session: Session, found: Inspection, studies: Collection[str] | None = None) -> list[str]:
@@ -69,7 +69,7 @@ def _start_line(session: Session, queue: str, needs: Amounts, named: Amounts | N
         named: what is named in any case.
     """
     allocation = allocation_here()
-    found, has = find_inventory(os.environ, allocation), stock_of(session.settings, allocation, None)
+    found, has = find_inventory(os.environ, allocation), inventory_here(session.settings, allocation, None)
     missing = dict(named or {})
     if missing or lacking(needs, has.amounts):
         # The option stands for all that the setting says.

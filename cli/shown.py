@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from rich.text import Text
 
 from mrun.cli.output import Output
+from mrun.cli.styled import Styled
 from mrun.engine.store.views import StepStatus, StudyStatus
+from mrun.engine.studies.failures import FailedSample
 
 #: What can become of samples, in the order of their life. Those that no sample is in are not shown.
 _STATES = ("waiting", "ready", "running", "retrying", "finished", "failed", "dead", "skipped", "cancelled")
@@ -28,26 +29,14 @@ STYLES = {
 }
 
 
-class FailedPlace(msgspec.Struct, frozen=True):
-    """A sample that failed, why, and where its files are (empty: not known any more)."""
-
-    step: str
-    node: int
-    sample: int
-    reason: str
-    directory: str = ""
-    #: The step with its parameters' labels, as its files are called.
-    instance: str = ""
-
-
-def show_study(output: Output, status: StudyStatus, failed: Sequence[FailedPlace] = ()) -> None:
+def show_study(output: Output, status: StudyStatus, failed: Sequence[FailedSample] = ()) -> None:
     """A study with its steps, and some of its failures."""
     output.say(headline(status))
-    output.say(Text(f"workspace  {status.workspace}"))
+    output.say(Styled(f"workspace  {status.workspace}"))
     show_steps(output, status.steps)
     for one in failed:
         where = f"  in {one.directory}" if one.directory else ""
-        output.say(Text.assemble((f"{one.instance or one.step}, sample {one.sample}", "red"), f": {one.reason}{where}"))
+        output.say(Styled((f"{one.instance or one.step}, sample {one.sample}", "red"), f": {one.reason}{where}"))
     if len(failed) < (count := sum(step.failed + step.dead for step in status.steps)) and failed:
         output.say(f"… {count - len(failed)} more failed")
     if any(one.directory for one in failed):
@@ -57,9 +46,9 @@ def show_study(output: Output, status: StudyStatus, failed: Sequence[FailedPlace
         output.say(f"What it printed: mrun logs {status.study} --step {one.step} --samples {one.sample} --stderr")
 
 
-def headline(status: StudyStatus) -> Text:
+def headline(status: StudyStatus) -> Styled:
     """`id  name  state in 3.1 s (why)`."""
-    line = Text.assemble((status.study, "bold"), f"  {status.name}  ", (status.state, STYLES.get(status.state, "")))
+    line = Styled((status.study, "bold"), f"  {status.name}  ", (status.state, STYLES.get(status.state, "")))
     if status.ended_at is not None:
         line.append(f" after {duration(status.ended_at - status.queued_at)}")
     if status.why and status.state != "finished":
@@ -85,9 +74,9 @@ def show_steps(output: Output, steps: Sequence[StepStatus]) -> None:
     )
 
 
-def _count(state: str, count: int) -> int | Text:
+def _count(state: str, count: int) -> int | Styled:
     is_bad = count and state in ("failed", "dead", "skipped", "cancelled")
-    return Text(str(count), style=STYLES[state]) if is_bad else count
+    return Styled((str(count), STYLES[state])) if is_bad else count
 
 
 def study_json(status: StudyStatus) -> dict[str, Any]:

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 import anyio
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from mrun.cli.invocation import Session
 from mrun.cli.missing_workers import stranded_lines
 from mrun.cli.output import Output
-from mrun.cli.shown import STYLES, duration
+from mrun.engine.backoff import pauses
 from mrun.engine.errors import BrokerAwayError, ExitCode, NotFoundError
-from mrun.engine.store.views import StepStatus, StudyStatus
+from mrun.engine.lazy import lazy
+from mrun.engine.store.session import Session
+from mrun.engine.store.views import StudyStatus
 
-#: Between two looks at the counters.
-LOOK_EVERY_S = 0.25
+if TYPE_CHECKING:
+    from mrun.cli import bars
+else:
+    # With it comes rich, which only a terminal needs.
+    bars = lazy("mrun.cli.bars")
+
+#: Between two looks at the counters, at first and later: a study may end at once, or run for days.
+_FIRST_LOOK_S, _LOOK_EVERY_S = 0.01, 0.25
 #: Between two looks whether there are workers that can run what is ready.
 _LOOK_FOR_STRANDED_EVERY_S = 2.0
 #: Without a terminal, a line so often.
 _LINE_EVERY_S = 10.0
-#: A bar's width: what a narrow terminal can't spare for it, and what looks well on a wide one.
-_BAR_LEAST_CHARS, _BAR_MOST_CHARS = 8, 40
-#: What stands beside a bar: a step's name, counts, and what is not plain success.
-_BESIDE_BAR_CHARS = 60
-#: Lines of a terminal that the bars leave to others.
-_SPARED_LINES = 4
 
 
 class Display:
@@ -37,31 +36,23 @@ class Display:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        # Not `output.people`, which leaves long lines to the terminal: the bars must know how many lines they take.
-        self._console = Console(stderr=True, highlight=False)
-        is_live = self._console.is_terminal and not output.is_json and not output.is_quiet
-        self._live = Live(console=self._console, auto_refresh=False, transient=True) if is_live else None
+        is_live = sys.stderr.isatty() and not output.is_json and not output.is_quiet
+        self._bars = bars.Bars() if is_live else None
         self._next_line_at = time.monotonic() + _LINE_EVERY_S
 
     def __enter__(self) -> Display:
-        if self._live:
-            self._live.start()
+        if self._bars:
+            self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
+        if self._bars:
+            self._bars.stop()
 
     def show(self, statuses: Sequence[StudyStatus]) -> None:
         """Bring it up to date."""
-        if self._live:
-            room = max(1, self._console.height - _SPARED_LINES - len(statuses))
-            width = min(_BAR_MOST_CHARS, max(_BAR_LEAST_CHARS, self._console.width - _BESIDE_BAR_CHARS))
-            # Of studies that have ended, a line: the one that runs is what somebody looks at.
-            bars = [
-                _title(one) if one.is_ended and one is not statuses[-1] else _bars(one, room, width) for one in statuses
-            ]
-            self._live.update(Group(*bars[-max(1, self._console.height // 2) :]), refresh=True)
+        if self._bars:
+            self._bars.show(statuses)
         elif time.monotonic() >= self._next_line_at:
             self._next_line_at = time.monotonic() + _LINE_EVERY_S
             for status in statuses:
@@ -70,77 +61,21 @@ class Display:
 
     def note(self, text: str) -> None:
         """A line for people, above the bars."""
-        if self._live:
-            self._console.print(Text(text))
+        if self._bars:
+            self._bars.note(text)
         else:
             self._output.note(text)
 
 
-def _title(status: StudyStatus) -> Text:
-    elapsed_s = (status.ended_at or time.time()) - status.queued_at
-    title = Text.assemble((status.study, "bold"), f"  {status.name}  ", (status.state, STYLES.get(status.state, "")))
-    return title.append(f"  {duration(elapsed_s)}", "dim")
-
-
-def _bars(status: StudyStatus, room: int, width: int) -> Group:
-    """A study: a line, and a bar for each step, as far as they have room; the first unended ones are worth most."""
-    steps = list(status.steps)
-    ended = [step for step in steps if step.settled == step.samples]
-    notes = []
-    while len(steps) + 1 > room and ended:
-        steps.remove(ended.pop(0))
-    if hidden := len(status.steps) - len(steps):
-        notes.append(Text(f"  … {hidden} steps have ended", "dim"))
-    if len(steps) > room:
-        notes.append(Text(f"  … {len(steps) - room + 1} steps wait", "dim"))
-        steps = steps[: max(1, room - 1)]
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, max_width=max(12, width))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, justify="right")
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    for step in steps:
-        table.add_row(Text(f"  {step.name}"), _bar(step, width), _share(step), _detail(step, is_ended=status.is_ended))
-    return Group(_title(status), table, *notes)
-
-
-def _bar(step: StepStatus, width: int) -> Text:
-    """Finished, failed, skipped or cancelled, running, and the rest, as parts of one bar."""
-    failed, passed_by = step.failed + step.dead, step.skipped + step.cancelled
-    counts = [(step.finished, "green"), (failed, "red"), (passed_by, "yellow"), (step.running, "cyan")]
-    bar, done, drawn = Text(), 0, 0
-    for count, style in counts:
-        done += count
-        # What there is at all is seen: one failure in a million has its character.
-        upto = max(width * done // max(1, step.samples), min(width, drawn + bool(count)))
-        bar.append("━" * (upto - drawn), style)
-        drawn = upto
-    return bar.append("─" * (width - drawn), "dim")
-
-
-def _share(step: StepStatus) -> Text:
-    return Text(f"{step.settled:,}/{step.samples:,}", "green" if step.settled == step.samples else "")
-
-
-def _detail(step: StepStatus, *, is_ended: bool) -> Text:
-    """What is not plain success; for a step that has not begun, what it waits for."""
-    failed, settled = step.failed + step.dead, step.settled
-    if not is_ended and not settled and not step.running and not step.retrying:
-        return Text("ready for a worker" if step.ready else "waits for earlier steps", "dim")
-    named = (("failed", failed), ("skipped", step.skipped), ("cancelled", step.cancelled), ("running", step.running),
-             ("retrying", step.retrying))  # fmt: skip
-    return Text(", ").join(Text(f"{count:,} {name}", STYLES[name]) for name, count in named if count)
-
-
-class _StrandedTeller:
+class _StrandedNotes:
     """Says once of each step that it waits for what no worker has."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
-        self._told: set[str] = set()
+        self._noted: set[str] = set()
         self._next_at = 0.0
 
-    async def tell(self, session: Session, statuses: Sequence[StudyStatus]) -> None:
+    async def note_new(self, session: Session, statuses: Sequence[StudyStatus]) -> None:
         """Look now and then, when there is something to run and nothing of it runs."""
         steps = [step for status in statuses for step in status.steps]
         is_still = any(step.ready for step in steps) and not any(step.running for step in steps)
@@ -149,8 +84,8 @@ class _StrandedTeller:
         self._next_at = time.monotonic() + _LOOK_FOR_STRANDED_EVERY_S
         studies = [status.study for status in statuses]
         for line in await stranded_lines(session, await session.views.inspect(), studies):
-            if line not in self._told:
-                self._told.add(line)
+            if line not in self._noted:
+                self._noted.add(line)
                 self._display.note(line)
 
 
@@ -165,9 +100,9 @@ async def wait_for_end(
         NotFoundError: somebody removed them from the server.
     """
     statuses: list[StudyStatus] = []
-    stranded = _StrandedTeller(display)
+    stranded = _StrandedNotes(display)
     is_away = False
-    while True:
+    for pause_s in pauses(_FIRST_LOOK_S, _LOOK_EVERY_S, factor=1.2):
         # Asked before the look: the worker that ends a study and goes is not mistaken for one that left it.
         is_last = not keeps_on()
         try:
@@ -176,15 +111,16 @@ async def wait_for_end(
                 raise NotFoundError("The study was removed from the server (mrun purge).", hint="Queue it again.")
             statuses = [await session.views.status(study) for study in found]
             display.show(statuses)
-            await stranded.tell(session, statuses)
+            await stranded.note_new(session, statuses)
             is_away = False
         except BrokerAwayError as error:
             if not is_away:
                 display.note(f"{error.message} Waiting for it; Ctrl-C gives up.")
             is_away = True
         if (statuses and all(status.is_ended for status in statuses)) or is_last:
-            return statuses
-        await anyio.sleep(LOOK_EVERY_S)
+            break
+        await anyio.sleep(pause_s)
+    return statuses
 
 
 def exit_code_of(statuses: Sequence[StudyStatus]) -> ExitCode:

@@ -138,3 +138,10 @@ class HandBackError(MrunError):
         self.is_counted = is_counted and not is_left
         #: Nothing went wrong: it goes on without this worker, or is to be tried again later.
         self.is_left = is_left
+
+
+def our_error(error: BaseException) -> MrunError | None:
+    """The error of ours that it is, or that is somewhere in the groups that task groups make."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for part in error.exceptions if (found := our_error(part))), None)
+    return error if isinstance(error, MrunError) else None

@@ -6,15 +6,15 @@ directory, except `private_dir`, which the rooms call when they first need one.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import stat
+import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
@@ -260,36 +260,13 @@ def _text(name: str, found: _Found) -> str:
     return found.value
 
 
-def _namespace(name: str, found: _Found) -> str:
-    value = _text(name, found)
-    if not re.fullmatch(rf"[A-Za-z0-9._-]{{1,{NAMESPACE_MAX_LENGTH}}}", value):
-        raise _wrong(name, found, f"1 to {NAMESPACE_MAX_LENGTH} letters, digits, '-', '_' or '.'")
-    return value
-
-
-def _lease(name: str, found: _Found) -> float:
-    wanted = f"a number of seconds, at least {MIN_LEASE_S:g}"
+def _checked(name: str, found: _Found) -> Any:
+    """A value of which a type says all that it must be."""
+    kind, wanted = _KINDS[name]
     try:
-        value = float(found.value) if found.is_text else found.value
-    except ValueError:
+        return msgspec.convert(found.value, kind, strict=not found.is_text)
+    except msgspec.ValidationError:
         raise _wrong(name, found, wanted) from None
-    # bool is an int to Python, not to a person.
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong(name, found, wanted)
-    if not math.isfinite(value) or value < MIN_LEASE_S:
-        raise _wrong(name, found, wanted)
-    return float(value)
-
-
-def _slots(name: str, found: _Found) -> int:
-    wanted = "a whole number, at least 1"
-    try:
-        value = int(found.value) if found.is_text else found.value
-    except ValueError:
-        raise _wrong(name, found, wanted) from None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _wrong(name, found, wanted)
-    return value
 
 
 def _resources(name: str, found: _Found) -> str:
@@ -298,13 +275,6 @@ def _resources(name: str, found: _Found) -> str:
         read_resources(value)
     except ValueError as error:
         raise _wrong(name, found, f"written like cpus=32,gpus=4,licenses/foo=2; {error}") from None
-    return value
-
-
-def _durability(name: str, found: _Found) -> str:
-    value = _text(name, found)
-    if value not in ("everysec", "strict"):
-        raise _wrong(name, found, "'everysec' or 'strict'")
     return value
 
 
@@ -408,12 +378,26 @@ def _check_not_readable_by_others(path: Path) -> None:
 #: Each setting and how its value is read; the order is the order of `mrun config`.
 _PARSERS: dict[str, Callable[[str, _Found], Any]] = {
     "broker": _broker,
-    "namespace": _namespace,
-    "lease_s": _lease,
-    "slots": _slots,
+    "namespace": _checked,
+    "lease_s": _checked,
+    "slots": _checked,
     "resources": _resources,
-    "durability": _durability,
+    "durability": _checked,
     "password_file": _password_file,
+}
+
+#: What such a setting must be: as a type, and in words.
+_KINDS: dict[str, tuple[Any, str]] = {
+    "namespace": (
+        Annotated[str, msgspec.Meta(pattern=rf"^[A-Za-z0-9._-]{{1,{NAMESPACE_MAX_LENGTH}}}\Z")],
+        f"1 to {NAMESPACE_MAX_LENGTH} letters, digits, '-', '_' or '.'",
+    ),
+    "lease_s": (
+        Annotated[float, msgspec.Meta(ge=MIN_LEASE_S, le=sys.float_info.max)],
+        f"a number of seconds, at least {MIN_LEASE_S:g}",
+    ),
+    "slots": (Annotated[int, msgspec.Meta(ge=1)], "a whole number, at least 1"),
+    "durability": (Literal["everysec", "strict"], "'everysec' or 'strict'"),
 }
 
 #: Options that are not called as their setting.

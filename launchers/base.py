@@ -19,7 +19,7 @@ from typing import ClassVar
 import msgspec
 
 from mrun.engine.errors import LauncherError
-from mrun.launchers.resources import Needs, Prefix
+from mrun.launchers.resources import Account, Needs, Prefix
 from mrun.launchers.schedulers import End, Output, Scheduler, end_by_code
 
 #: A script that says nothing about its resources.
@@ -47,13 +47,10 @@ class Allocation(msgspec.Struct, frozen=True):
 
 
 class WorkerAllocation(msgspec.Struct, frozen=True):
-    """An allocation to be made for workers, one on each node. Empty texts say nothing."""
+    """An allocation to be made for workers, one on each node."""
 
     nodes: int = 1
-    bank: str = ""
-    queue: str = ""
-    qos: str = ""
-    reservation: str = ""
+    account: Account = Account()
     walltime_s: float | None = None
 
 

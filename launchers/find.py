@@ -11,9 +11,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 
-import structlog
-
 from mrun.engine.errors import LauncherError
+from mrun.engine.logging import log
 from mrun.engine.nearest import nearest_hint
 from mrun.launchers.base import Allocation, Launcher
 from mrun.launchers.flux import FluxLauncher
@@ -25,7 +24,6 @@ from mrun.launchers.slurm import SlurmLauncher
 
 GROUP = "mrun.launchers"
 
-log = structlog.get_logger()
 
 #: Those that come with mrun; nobody else's may take their names.
 BUILT_IN: dict[str, type[Launcher]] = {

@@ -100,7 +100,7 @@ class FluxLauncher(Launcher):
         """An instance of its own, in which `flux exec` starts the workers."""
         return (
             *("flux", "alloc", f"--nodes={wanted.nodes}", "--exclusive"),
-            *((f"--bank={wanted.bank}",) if wanted.bank else ()),
-            *((f"--queue={wanted.queue}",) if wanted.queue else ()),
+            *((f"--bank={wanted.account.bank}",) if wanted.account.bank else ()),
+            *((f"--queue={wanted.account.queue}",) if wanted.account.queue else ()),
             *((f"--time-limit={float(wanted.walltime_s)}s",) if wanted.walltime_s else ()),
         )

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-import structlog
-
+from mrun.engine.logging import log
 from mrun.launchers.schedulers import End, EndKind, Job, JobState, JobStatus, Output, Query, end_by_code, refusal
 
 #: Flux' word → ours, and for ended jobs what ended them (EXITED: exception and wait status tell).
@@ -38,8 +37,6 @@ _COLUMNS = ("id.dec", "status", "waitstatus", "exception.type", "exception.note"
 #: RFC 19's digits: https://flux-framework.readthedocs.io/projects/flux-rfc/en/latest/spec_19.html.
 _DIGITS = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _ID = re.compile(rf"^(?:[ƒf]([{_DIGITS}]+)|(\d+))$", re.MULTILINE)
-
-log = structlog.get_logger()
 
 
 class _FluxJobs(Query):
@@ -79,8 +76,8 @@ class FluxScheduler:
             "cores-per-slot": str(needs.cores_per_task),
             "gpus-per-slot": str(-(-needs.gpus // needs.procs) or ""),
             "time-limit": f"{float(needs.walltime_s)}s" if needs.walltime_s else "",
-            "queue": job.queue,
-            "bank": job.bank,
+            "queue": job.account.queue,
+            "bank": job.account.bank,
         }
         given = (f"--{name}={value}" for name, value in options.items() if value)
         exclusive = ("--exclusive",) if needs.is_exclusive else ()

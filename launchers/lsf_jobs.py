@@ -11,8 +11,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-import structlog
-
+from mrun.engine.logging import log
 from mrun.launchers.schedulers import End, EndKind, Job, JobState, JobStatus, Output, Query, end_by_code, refusal
 
 #: LSF's word → ours, and for ended jobs what ended them (EXITED: reason and exit code tell).
@@ -42,8 +41,6 @@ _PASSING = (
 )
 _GONE = re.compile(r"is not found|already finished|no (matching )?job found", re.IGNORECASE)
 _COLUMNS = ("jobid", "stat", "exit_code", "exit_reason", "pend_reason")
-
-log = structlog.get_logger()
 
 
 class _Bjobs(Query):
@@ -77,9 +74,9 @@ class LsfScheduler:
             "-e": job.err_path,
             "-nnodes": str(needs.nodes),
             "-W": str(math.ceil(needs.walltime_s / 60)) if needs.walltime_s else "",
-            "-G": job.bank,
-            "-q": job.queue,
-            "-U": job.reservation,
+            "-G": job.account.bank,
+            "-q": job.account.queue,
+            "-U": job.account.reservation,
         }
         given = [word for name, value in options.items() if value for word in (name, value)]
         # LSF gives the words to a shell.

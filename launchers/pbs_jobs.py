@@ -12,8 +12,8 @@ import signal
 from collections.abc import Mapping, Sequence
 
 import msgspec
-import structlog
 
+from mrun.engine.logging import log
 from mrun.launchers.resources import clock
 from mrun.launchers.schedulers import End, EndKind, Job, JobState, JobStatus, Output, Query, end_by_code, refusal
 
@@ -38,8 +38,6 @@ _GONE = re.compile(r"unknown job id|job has finished", re.IGNORECASE)
 #: What a name may hold, and how long it may be.
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
 _NAME_LENGTH = 15
-
-log = structlog.get_logger()
 
 
 class PbsJob(msgspec.Struct, frozen=True):
@@ -87,8 +85,8 @@ class PbsScheduler:
             "-o": job.out_path,
             "-e": job.err_path,
             "-l": chunk + (f":ngpus={-(-needs.gpus // needs.nodes)}" if needs.gpus else ""),
-            "-A": job.bank,
-            "-q": job.queue,
+            "-A": job.account.bank,
+            "-q": job.account.queue,
         }
         given = [word for name, value in options.items() if value for word in (name, value)]
         given += ["-l", f"walltime={clock(needs.walltime_s)}"] if needs.walltime_s else []

@@ -27,6 +27,15 @@ class Resources(msgspec.Struct, frozen=True):
     has_mpiexec: bool = False
 
 
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """On whose account, and where, a scheduler is asked for something. Empty texts say nothing."""
+
+    bank: str = ""
+    queue: str = ""
+    qos: str = ""
+    reservation: str = ""
+
+
 class Needs(msgspec.Struct, frozen=True):
     """What a whole script needs, in numbers: where it is a scheduler that starts it."""
 

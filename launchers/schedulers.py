@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from mrun.engine.errors import LauncherAwayError, LauncherError
-from mrun.launchers.resources import Needs
+from mrun.launchers.resources import Account, Needs
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -101,10 +101,7 @@ class Job(msgspec.Struct, frozen=True):
     err_path: str
     name: str = "mrun"
     needs: Needs = Needs()
-    bank: str = ""
-    queue: str = ""
-    qos: str = ""
-    reservation: str = ""
+    account: Account = Account()
     extra: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
 

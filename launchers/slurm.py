@@ -178,10 +178,10 @@ class SlurmLauncher(Launcher):
         """Of whole nodes, because a worker takes all that is there."""
         return (
             *("salloc", f"--nodes={wanted.nodes}", "--exclusive", "--mem=0"),
-            *((f"--account={wanted.bank}",) if wanted.bank else ()),
-            *((f"--partition={wanted.queue}",) if wanted.queue else ()),
-            *((f"--qos={wanted.qos}",) if wanted.qos else ()),
-            *((f"--reservation={wanted.reservation}",) if wanted.reservation else ()),
+            *((f"--account={wanted.account.bank}",) if wanted.account.bank else ()),
+            *((f"--partition={wanted.account.queue}",) if wanted.account.queue else ()),
+            *((f"--qos={wanted.account.qos}",) if wanted.account.qos else ()),
+            *((f"--reservation={wanted.account.reservation}",) if wanted.account.reservation else ()),
             *((f"--time={clock(wanted.walltime_s)}",) if wanted.walltime_s else ()),
             *self.worker_command((), wanted.nodes),
         )

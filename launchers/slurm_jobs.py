@@ -13,8 +13,7 @@ import re
 import signal
 from collections.abc import Mapping, Sequence
 
-import structlog
-
+from mrun.engine.logging import log
 from mrun.launchers.resources import clock
 from mrun.launchers.schedulers import End, EndKind, Job, JobState, JobStatus, Output, Query, end_by_code, refusal
 
@@ -49,8 +48,6 @@ _NONE_KNOWN = "invalid job id specified"
 _SEPARATOR = "|"
 #: Wide enough for every value: squeue cuts at a width.
 _WIDTH = 200
-
-log = structlog.get_logger()
 
 
 def status_of(job: str, word: str, why: str, wait_status: int) -> JobStatus:
@@ -125,10 +122,10 @@ class SlurmScheduler:
             "gpus": str(needs.gpus or ""),
             # Whole minutes: Slurm rounds up by itself, and warns of it.
             "time": clock(60 * math.ceil(needs.walltime_s / 60)) if needs.walltime_s else "",
-            "account": job.bank,
-            "partition": job.queue,
-            "qos": job.qos,
-            "reservation": job.reservation,
+            "account": job.account.bank,
+            "partition": job.account.queue,
+            "qos": job.account.qos,
+            "reservation": job.account.reservation,
         }
         given = (f"--{name}={value}" for name, value in options.items() if value)
         exclusive = ("--exclusive",) if needs.is_exclusive else ()

@@ -6,17 +6,15 @@ import time
 from collections.abc import Mapping
 
 import msgspec
-import structlog
 
 from mrun.engine.errors import LauncherError
+from mrun.engine.logging import log
 from mrun.launchers.base import Allocation, Launcher
 from mrun.launchers.calls import call
 from mrun.launchers.find import enclosing
 
 #: An allocation's end is nice to know, and not worth waiting for.
 _TIMEOUT_S = 10.0
-
-log = structlog.get_logger()
 
 
 class Surroundings(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ import msgspec
 from mrun.engine.errors import LauncherError, UsageError
 from mrun.launchers.base import Allocation, Launcher, WorkerAllocation
 from mrun.launchers.find import launcher_named
+from mrun.launchers.resources import Account
 from mrun.launchers.surroundings import Surroundings
 
 #: Numbers of nodes that are words.
@@ -27,7 +28,7 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 _BROADCASTING = ("srun",)
 
 
-class WorkerLaunch(msgspec.Struct, frozen=True):
+class WorkerLaunch(Account, frozen=True):
     """What is said of a worker's launch. Empty texts say nothing."""
 
     type: str = "local"
@@ -38,10 +39,6 @@ class WorkerLaunch(msgspec.Struct, frozen=True):
     launch_pre: str = ""
     worker_launch: str = ""
     launch_args: str = ""
-    bank: str = ""
-    queue: str = ""
-    qos: str = ""
-    reservation: str = ""
     walltime_s: float | None = None
     flux_path: str = ""
     flux_start_opts: str = ""
@@ -106,10 +103,7 @@ def _launch(asked: WorkerLaunch, outer: Launcher, allocation: Allocation | None)
         return list(outer.worker_command((), _count(asked, outer, allocation)))
     wanted = WorkerAllocation(
         nodes=int(asked.nodes) if asked.nodes.isdigit() else 1,
-        bank=asked.bank,
-        queue=asked.queue,
-        qos=asked.qos,
-        reservation=asked.reservation,
+        account=asked,
         walltime_s=asked.walltime_s,
     )
     return list(outer.allocate_command(wanted))

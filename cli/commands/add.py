@@ -5,10 +5,11 @@ from __future__ import annotations
 import anyio
 import click
 
-from mrun.cli.commands.restart import find_workspace
-from mrun.cli.invocation import Invocation, Session, takes_invocation
+from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.selectors import find_workspace
 from mrun.cli.shown import counted, work_line
 from mrun.cli.waiting import Display, wait_for_end
+from mrun.engine.store.session import Session
 from mrun.engine.studies.growth import Added, StillRunningError, add_samples
 
 
@@ -35,10 +36,10 @@ from mrun.engine.studies.growth import Added, StillRunningError, add_samples
 def command(invocation: Invocation, study: str, samples_file: str, is_lenient: bool, is_waiting: bool) -> None:
     """Add samples to a study that runs, or has ended.
 
-    The samples that are there keep their numbers and directories, and are not run again; the new ones follow. What
-    depends on all samples, such as a funnel, waits for the new ones, too. A study that runs is refused once such a step
-    has begun (see --wait); of one that has ended a new run is queued, in which it runs again. STUDY is a study that the
-    server knows, or its workspace.
+    The new samples get the next numbers. Samples that are there keep their numbers and directories, and do not run
+    again. A step that depends on all samples, such as a funnel, waits for the new ones, too. Once such a step has
+    begun, a running study takes no more samples (see --wait). Of a study that has ended mrun queues a new run, in which
+    such steps run again. STUDY is a study that the server knows, or its workspace.
 
     \b
     Examples:

@@ -6,22 +6,19 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import click
 
-from mrun.cli.alloc_rows import AllocRow, alloc_rows, show_allocs
-from mrun.cli.alloc_words import AllocWords, desk_of, reach_warnings, scheduler_of, terms_of, terms_options
+from mrun.cli.alloc_rows import show_allocs
+from mrun.cli.alloc_words import desk_of, reach_warnings, scheduler_of, terms_of, terms_options
 from mrun.cli.confirm import confirm
 from mrun.cli.durations import as_duration_s
 from mrun.cli.invocation import (
-    COMMAND_PATIENCE_S,
     Invocation,
-    Session,
-    address_for_children,
     current_dir,
     takes_invocation,
-    takes_said,
 )
 from mrun.cli.logs import set_up_logging
 from mrun.cli.output import Output
@@ -29,6 +26,7 @@ from mrun.cli.shown import counted
 from mrun.engine.alloc.duty import Duty, DutyOptions
 from mrun.engine.alloc.jobs import JobPlace, script_text
 from mrun.engine.alloc.keeper import Keeper
+from mrun.engine.alloc.listing import AllocRow, alloc_rows
 from mrun.engine.alloc.rules import submits_the_same
 from mrun.engine.alloc.trial import TRIAL_NUMBER, trial_job, try_out
 from mrun.engine.errors import LauncherAwayError, LauncherError, NotFoundError, SealError, UsageError
@@ -36,6 +34,8 @@ from mrun.engine.ids import new_worker_id
 from mrun.engine.settings import Settings
 from mrun.engine.store.allocs import FORCE, PAUSE, REMOVE, RESUME, Allocs, AllocTerms
 from mrun.engine.store.connect import Broker
+from mrun.engine.store.session import COMMAND_PATIENCE_S, Session
+from mrun.engine.workers.environment import broker_variable
 
 #: A keeper waits for a server that is away until it is told to end.
 _FOR_EVER_S = float("inf")
@@ -49,8 +49,8 @@ _LOOK_EVERY_S, _REMOVE_MOST_S = 0.3, 120.0
 def command() -> None:
     """Keep batch jobs queued while there is work for them.
 
-    An allocation says what jobs to submit, and for which queues. `mrun alloc run` keeps as many of them waiting and
-    running as the samples on these queues are worth, and none when there is nothing to do.
+    An allocation says which jobs to submit, and for which queues. `mrun alloc run` submits as many jobs as the samples
+    on these queues need, and none when there is nothing to do.
 
     \b
     Examples:
@@ -63,13 +63,13 @@ def command() -> None:
 @command.command("add")
 @terms_options
 @click.option("--no-dry-run", "is_untried", is_flag=True, help="Do not try first whether the scheduler takes a job.")
-@takes_said(AllocWords)
-def add(invocation: Invocation, said: AllocWords) -> None:
+@takes_invocation
+def add(invocation: Invocation, is_untried: bool, **given: Any) -> None:
     """Add an allocation, which `mrun alloc run` keeps from then on.
 
-    First a job of its kind is submitted such that it does not start, and cancelled: so wrong words are told at once.
-    Words after -- are for sbatch, flux batch, bsub or qsub. A second allocation that submits the same jobs for the same
-    queues needs a --name: they count the same samples.
+    First mrun submits a job of this kind that does not start, and cancels it: so you learn at once if the scheduler
+    refuses such jobs. Words after -- go to sbatch, flux batch, bsub or qsub. A second allocation that submits the same
+    jobs for the same queues needs a --name, because both count the same samples.
 
     \b
     Examples:
@@ -83,11 +83,11 @@ def add(invocation: Invocation, said: AllocWords) -> None:
         broker = invocation.broker(settings, may_start=True)
         async with invocation.session(broker=broker) as session:
             allocs = Allocs(session.store, session.seal)
-            terms = terms_of(said, await allocs.names())
-            if not said.name:
+            terms = terms_of(given, await allocs.names())
+            if not given["name"]:
                 await _refuse_twin(allocs, terms)
             invocation.output.warn(reach_warnings(broker))
-            tried = "" if said.is_untried else await _try(terms, _place(settings, broker))
+            tried = "" if is_untried else await _try(terms, _place(settings, broker))
             if not await allocs.add(terms):
                 raise UsageError(f"There is an allocation '{terms.name}'.", hint="Give another --name.")
             return terms, tried
@@ -102,17 +102,17 @@ def add(invocation: Invocation, said: AllocWords) -> None:
 
 @command.command("dry-run")
 @terms_options
-@takes_said(AllocWords)
-def dry_run(invocation: Invocation, said: AllocWords) -> None:
+@takes_invocation
+def dry_run(invocation: Invocation, **given: Any) -> None:
     """Try whether the scheduler takes such jobs, and show what they are.
 
-    A job is submitted such that it does not start, and cancelled at once. Takes the words of `mrun alloc add`.
+    mrun submits a job that does not start, and cancels it at once. The options are those of `mrun alloc add`.
 
     \b
     Examples:
       $ mrun alloc dry-run slurm --queues sim --walltime 2h --nodes 2 -- --constraint=fast
     """
-    terms, settings = terms_of(said), invocation.settings()
+    terms, settings = terms_of(given), invocation.settings()
     place, scheduler, output = _place(settings, None), scheduler_of(terms.kind), invocation.output
     job, script = trial_job(terms, place, scheduler), script_text(terms, place.namespace, TRIAL_NUMBER)
     words = scheduler.submit_command(job)
@@ -132,8 +132,9 @@ def dry_run(invocation: Invocation, said: AllocWords) -> None:
 def list_all(invocation: Invocation) -> None:
     """List allocations: their jobs, what waits for them, and what is wrong.
 
-    `ready` are samples that fit such jobs and wait for a worker; `state` is working, waiting (for the scheduler), idle,
-    failing (with the time of the next try), paused, removing, or not kept: then nobody runs `mrun alloc run`.
+    `ready` counts samples that fit such jobs and wait for a worker. `state` is working, waiting (for the scheduler),
+    idle, failing (with the time of the next try), paused, removing, or not kept, which means that nobody runs `mrun
+    alloc run`.
 
     \b
     Examples:
@@ -143,7 +144,7 @@ def list_all(invocation: Invocation) -> None:
 
     async def run() -> list[AllocRow]:
         async with invocation.session() as session:
-            return await alloc_rows(invocation.output, session)
+            return await alloc_rows(session, invocation.output.warn)
 
     show_allocs(invocation.output, anyio.run(run))
 
@@ -156,7 +157,7 @@ def list_all(invocation: Invocation) -> None:
 def remove(invocation: Invocation, name: str, is_force: bool, is_yes: bool) -> None:
     """Remove an allocation, and cancel its jobs that wait.
 
-    Those that run end when they have had no work for --idle-exit; with --force they are cancelled.
+    Jobs that run end when they have had no work for the time of --idle-exit. --force cancels them, too.
 
     \b
     Examples:
@@ -188,7 +189,7 @@ def remove(invocation: Invocation, name: str, is_force: bool, is_yes: bool) -> N
 @click.argument("name")
 @takes_invocation
 def pause(invocation: Invocation, name: str) -> None:
-    """Submit no more jobs of an allocation; those that there are stay.
+    """Submit no more jobs of an allocation. Its jobs that wait or run stay.
 
     \b
     Examples:
@@ -201,7 +202,9 @@ def pause(invocation: Invocation, name: str) -> None:
 @click.argument("name")
 @takes_invocation
 def resume(invocation: Invocation, name: str) -> None:
-    """Go on with an allocation that was paused, by you or by too many failures; or try again at once.
+    """Go on with a paused allocation, or try again at once after a failure.
+
+    You pause an allocation with `mrun alloc pause`; several failures in a row pause it, too.
 
     \b
     Examples:
@@ -212,9 +215,9 @@ def resume(invocation: Invocation, name: str) -> None:
 
 @command.command("run")
 @click.argument("names", nargs=-1, metavar="[NAME…]")
-@click.option("--once", "is_once", is_flag=True, help="Look once, and exit: for cron.")
+@click.option("--once", "is_once", is_flag=True, help="Look once and exit, as cron needs it.")
 @click.option(
-    "--exit-when-done", "is_exit_when_done", is_flag=True, help="Exit when no study needs them, and no job is left."
+    "--exit-when-done", "is_exit_when_done", is_flag=True, help="Exit when no study needs jobs and no job is left."
 )
 @click.option(
     *("--interval", "interval_s"), callback=as_duration_s, default="10s", show_default=True, metavar="TIME",
@@ -224,11 +227,11 @@ def resume(invocation: Invocation, name: str) -> None:
 def run_duty(
     invocation: Invocation, names: tuple[str, ...], is_once: bool, is_exit_when_done: bool, interval_s: float
 ) -> None:
-    """Keep allocations, all of them or those named, until a signal.
+    """Keep all allocations, or those that are named, until a signal.
 
-    Jobs stay as they are when it ends, and whoever runs this next, here or on another machine, goes on with them. Of
-    several at a time one works on an allocation, and another takes over if it dies. Jobs begin in the current
-    directory, with the variables of this command.
+    When this command ends, its jobs stay as they are. Run it again, here or on another machine, and it goes on with
+    them. If several of these commands run, one of them looks after an allocation, and another takes over if that one
+    dies. Jobs begin in the current directory, with the variables of this command.
 
     \b
     Examples:
@@ -253,16 +256,14 @@ def run_duty(
             session.store.patience_s = COMMAND_PATIENCE_S
             # With --once nobody keeps them either, but until cron's next look that is as it should be.
             seen_to = (names or await allocs.names()) if is_once else ()
-            return await alloc_rows(invocation.output, session, seen_to)
+            return await alloc_rows(session, invocation.output.warn, seen_to)
 
     show_allocs(invocation.output, anyio.run(run))
 
 
 def _place(settings: Settings, broker: Broker | None) -> JobPlace:
     """Where jobs go. What tells them the server is in variables; a password is only where this command has its own."""
-    variables = {"MRUN_NAMESPACE": settings.namespace}
-    if broker is not None and (address := address_for_children(settings, broker)) is not None:
-        variables["MRUN_BROKER"] = address
+    variables = {"MRUN_NAMESPACE": settings.namespace} | (broker_variable(settings, broker) if broker else {})
     return JobPlace(settings.state_dir / "alloc", Path(current_dir()), settings.namespace, variables)
 
 
@@ -299,8 +300,8 @@ async def _remove(session: Session, place: JobPlace, name: str, request: str) ->
         try:
             with anyio.move_on_after(_REMOVE_MOST_S):
                 while True:
-                    tended = await keeper.tend(name)
-                    if tended is not None and tended.is_removed:
+                    maintained = await keeper.maintain(name)
+                    if maintained is not None and maintained.is_removed:
                         return
                     await anyio.sleep(_LOOK_EVERY_S)
         finally:

@@ -12,14 +12,14 @@ from mrun.cli.shown import counted
 
 @click.command("cancel")
 @click.argument("study", metavar="STUDY")
-@click.option("--let-finish", is_flag=True, help="Let running samples finish; without it they are stopped within 3 s.")
+@click.option("--let-finish", is_flag=True, help="Let running samples finish. [default: they get SIGTERM within 3 s]")
 @click.option("--yes", is_flag=True, help="Do not ask before more than one study is stopped.")
 @takes_invocation
 def command(invocation: Invocation, study: str, let_finish: bool, yes: bool) -> None:
     """Stop a study.
 
-    Nothing more of it is claimed from this moment. Running samples get SIGTERM, and SIGKILL ten seconds later. Studies
-    that its steps have queued are stopped with it, others are not touched. Cancelling one that has ended changes
+    From this moment workers claim nothing more of it. Running samples get SIGTERM, and SIGKILL ten seconds later.
+    Studies that its steps have queued stop with it; mrun touches no others. Cancelling a study that has ended changes
     nothing. STUDY is an id, the beginning of one, a workspace, `last` or `all`.
 
     \b

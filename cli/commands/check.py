@@ -8,7 +8,6 @@ from typing import Any
 import click
 import msgspec
 
-from mrun.cli.commands.queue import check_order, read_order, spec_options
 from mrun.cli.graph import (
     LEGEND,
     MERMAID_EDGES_MOST,
@@ -21,7 +20,9 @@ from mrun.cli.graph import (
     node_names,
     step_graph,
 )
-from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.invocation import Invocation, takes_words
+from mrun.cli.options import spec_options
+from mrun.cli.orders import SpecWords, check_order, read_order
 from mrun.cli.output import Output
 from mrun.cli.shown import counted
 from mrun.engine.plan.compile import compile_plan
@@ -31,6 +32,14 @@ from mrun.engine.studies.enqueue import Checked
 from mrun.engine.studies.estimate import Estimate, WayEstimate, estimate_study, table_at_hand
 
 _DRAWN: dict[str, Callable[[Graph], Iterator[str]]] = {"text": draw_text, "mermaid": draw_mermaid, "dot": draw_dot}
+
+
+class CheckWords(SpecWords, frozen=True, kw_only=True):
+    """The arguments and options of `mrun check`."""
+
+    has_graph: bool
+    form: str | None
+    has_nodes: bool
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -54,22 +63,15 @@ class Forecast(msgspec.Struct, frozen=True):
     type=click.Choice(list(_DRAWN)),
     help="Language of the graph; mermaid and dot print nothing else. Implies --graph. [default: text]",
 )
-@click.option("--nodes", "has_nodes", is_flag=True, help="List, or draw, every node and not only steps.")
-@takes_invocation
-def command(
-    invocation: Invocation,
-    spec: str,
-    variables: tuple[str, ...],
-    output_path: str | None,
-    has_graph: bool,
-    form: str | None,
-    has_nodes: bool,
-) -> None:
+@click.option("--nodes", "has_nodes", is_flag=True, help="List or draw every node instead of every step.")
+@takes_words(CheckWords)
+def command(invocation: Invocation, words: CheckWords) -> None:
     """Tell what is wrong with a spec, or what it would become.
 
     Finds all problems at once, each with its line. For a good spec it shows steps, nodes (a step for each combination
-    of its parameters), scripts, queues, and how many files and directories mrun would make; what the steps themselves
-    write is not counted. Needs no server and makes nothing. Exit code 0 for a good spec, 3 for a bad one.
+    of its parameters), scripts, queues, and how many files and directories mrun would make. It does not count what the
+    steps themselves write. It needs no server and makes nothing. The exit code is 0 for a good spec and 3 for a bad
+    one.
 
     \b
     Examples:
@@ -78,11 +80,12 @@ def command(
       $ mrun check spec.yaml --format mermaid      # for a README
       $ mrun check spec.yaml --format dot --nodes  # for Graphviz
     """
-    forecast = _forecast(check_order(read_order(spec, variables, output_path)))
+    forecast = _forecast(check_order(read_order(words)))
+    form, has_nodes = words.form, words.has_nodes
     output = invocation.output
     plan, estimate = forecast.plan, forecast.estimate
     graph = None
-    if has_graph or form is not None:
+    if words.has_graph or form is not None:
         graph = (node_graph if has_nodes else step_graph)(plan, estimate)
     drawn = list(_DRAWN[form or "text"](graph)) if graph else []
     output.warn(forecast.warnings)
@@ -103,7 +106,7 @@ def command(
             output.say(LEGEND)
     elif has_nodes:
         output.say()
-        output.say("\n".join(_node_lines(plan)))
+        output.table(("node", "queue"), list(zip(node_names(plan), (node.queue for node in plan.nodes), strict=True)))
     output.note("The spec is good; nothing was made.")
 
 
@@ -213,15 +216,6 @@ def _parents(plan: Plan, edges: Sequence[Edge]) -> list[list[str]]:
     for edge in edges:
         parents[edge.child].append(f"{plan.steps[edge.parent].name} ({edge.kind})")
     return parents
-
-
-def _node_lines(plan: Plan) -> Iterator[str]:
-    """Not by a table of rich, which needs a minute for 50,000 rows."""
-    names = node_names(plan)
-    width = max(len(name) for name in [*names, "node"])
-    yield f"{'node':{width}}  queue"
-    for name, node in zip(names, plan.nodes, strict=True):
-        yield f"{name:{width}}  {node.queue}"
 
 
 def _as_json(forecast: Forecast, drawn: list[str], *, has_nodes: bool) -> dict[str, Any]:

@@ -39,8 +39,9 @@ _RUN_BY = {"slurm": "cd {path} && sbatch run.sbatch", "flux": "cd {path} && flux
 def command(invocation: Invocation, name: str, path: Path | None) -> None:
     """List the examples, or copy one of them.
 
-    Each is a directory with a README.md and a spec.yaml, whose comments explain it, that runs in seconds: here, or in
-    an allocation of the scheduler whose name it has. Without NAME they are listed. Nothing is ever overwritten.
+    Each example is a directory with a README.md and a commented spec.yaml. It runs within seconds: on this machine, or,
+    if it is called after a scheduler, in an allocation of that scheduler. Without NAME this command lists the examples.
+    It never overwrites a file.
 
     \b
     Examples:

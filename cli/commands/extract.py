@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from mrun.cli.commands.logs import plan_of
-from mrun.cli.commands.retry import parse_ranges
 from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.options import sample_options
+from mrun.cli.selectors import parse_ranges, plan_of
 from mrun.cli.shown import counted
 from mrun.engine.errors import WorkspaceError
 from mrun.engine.workspace.outputs import Source, sample_outputs
@@ -16,8 +16,7 @@ from mrun.engine.workspace.outputs import Source, sample_outputs
 
 @click.command("extract")
 @click.argument("study", metavar="STUDY")
-@click.option("--step", "steps", multiple=True, metavar="S", help="Only samples of this step; may be given again.")
-@click.option("--samples", metavar="RANGES", help="Only these sample numbers, such as 1-10,17.")
+@sample_options
 @click.option(
     "-o", "--output", "target", metavar="DIR", required=True, type=click.Path(file_okay=False, path_type=Path),
     help="Where to write; made if it is not there.",
@@ -26,8 +25,8 @@ from mrun.engine.workspace.outputs import Source, sample_outputs
 def command(invocation: Invocation, study: str, steps: tuple[str, ...], samples: str | None, target: Path) -> None:
     """Write what samples printed into files.
 
-    They are those that a study with full files has: DIR gets a directory for each step, combination and sample, with
-    .out and .err in it. Files of these names that are there are replaced. STUDY is a study that the server knows, or
+    DIR gets the files that a study with full files has: a directory for each step, combination and sample, with .out
+    and .err in it. Files of these names that are there already are replaced. STUDY is a study that the server knows, or
     its workspace, which needs no server.
 
     \b

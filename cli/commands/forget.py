@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import anyio
 import click
 
-from mrun.cli.invocation import Invocation, Session, takes_invocation
-from mrun.cli.selected import Answers, answer_for_each
+from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.selectors import change_studies
 
 
 @click.command("forget")
@@ -15,20 +14,12 @@ from mrun.cli.selected import Answers, answer_for_each
 def command(invocation: Invocation, study: str) -> None:
     """Remove studies that have ended from the server.
 
-    Their counters go; their workspaces stay, and `mrun restart WORKSPACE` can still open them. Studies that have not
-    ended are left as they are. By itself the server forgets a study seven days after its end.
+    Their counters go. Their workspaces stay, and `mrun restart WORKSPACE` can still open them. Studies that have not
+    ended stay as they are. The server forgets a study by itself seven days after its end.
 
     \b
     Examples:
       $ mrun forget k3f9x2gb
       $ mrun forget all
     """
-
-    async def run() -> Answers:
-        async with invocation.session() as session:
-            return await answer_for_each(session, study, forget)
-
-    async def forget(session: Session, one: str) -> str:
-        return await session.store.forget(one)
-
-    anyio.run(run).show(invocation.output, {"ok": "forgotten"})
+    change_studies(invocation, study, lambda session, one: session.store.forget(one), "forgotten")

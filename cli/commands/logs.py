@@ -5,48 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from itertools import chain, islice
-from pathlib import Path
 
-import anyio
 import click
 
-from mrun.cli.commands.restart import find_workspace
-from mrun.cli.commands.retry import parse_ranges
 from mrun.cli.invocation import Invocation, takes_invocation
-from mrun.engine.plan.model import Plan
-from mrun.engine.plan.places import JOURNAL_DIR
+from mrun.cli.options import sample_options
+from mrun.cli.selectors import parse_ranges, plan_of
 from mrun.engine.workspace.outputs import SampleOutput, Source, sample_outputs
-from mrun.engine.workspace.plan_file import read_plan
-
-
-def plan_of(invocation: Invocation, selector: str) -> Plan:
-    """The plan that a study's workspace holds. A server is asked only if the selector is no workspace itself.
-
-    Raises:
-        NotFoundError: there is no such study, or its workspace is gone.
-    """
-    if Path(selector, JOURNAL_DIR).is_dir():
-        return read_plan(selector).plan
-
-    async def find() -> str:
-        async with invocation.session() as session:
-            return await find_workspace(session, selector)
-
-    return read_plan(anyio.run(find)).plan
 
 
 @click.command("logs")
 @click.argument("study", metavar="STUDY")
-@click.option("--step", "steps", multiple=True, metavar="S", help="Only samples of this step; may be given again.")
-@click.option("--samples", metavar="RANGES", help="Only these sample numbers, such as 1-10,17.")
+@sample_options
 @click.option("--stderr", "is_stderr", is_flag=True, help="What they wrote to stderr. [default: to stdout]")
 @takes_invocation
 def command(invocation: Invocation, study: str, steps: tuple[str, ...], samples: str | None, is_stderr: bool) -> None:
     """Print what samples printed.
 
-    However the study keeps its files, whether full, lean or packed. With more than one sample, a line before each says
-    whose output follows; not with --quiet. Of a packed sample that ran several times, it is the output of the last
-    execution that ended. STUDY is a study that the server knows, or its workspace, which needs no server.
+    It does not matter whether the study's files are full, lean or packed. If there are several samples, a line before
+    each says whose output follows, unless you give --quiet. Of a packed sample that ran several times you see the
+    output of the last execution that ended. STUDY is a study that the server knows, or its workspace, which needs no
+    server.
 
     \b
     Examples:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import anyio
 import click
 
-from mrun.cli.invocation import Invocation, Session, takes_invocation
-from mrun.cli.selected import Answers, answer_for_each
+from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.selectors import change_studies
 
 
 @click.command("priority", context_settings={"ignore_unknown_options": True})
@@ -16,20 +15,14 @@ from mrun.cli.selected import Answers, answer_for_each
 def command(invocation: Invocation, study: str, priority: int) -> None:
     """Set which study's samples are claimed first.
 
-    Samples of a study with a higher N (-1000 to 1000, at first 0) are claimed before those of others on the same queue;
-    studies with the same N take turns.
+    Workers claim samples of a study with a higher N (-1000 to 1000, at first 0) before those of other studies on the
+    same queue. Studies with the same N take turns.
 
     \b
     Examples:
       $ mrun priority last 10
       $ mrun priority k3f9x2gb 0
     """
-
-    async def run() -> Answers:
-        async with invocation.session() as session:
-            return await answer_for_each(session, study, prioritize)
-
-    async def prioritize(session: Session, one: str) -> str:
-        return await session.store.prioritize(one, priority)
-
-    anyio.run(run).show(invocation.output, {"ok": f"has priority {priority}"})
+    change_studies(
+        invocation, study, lambda session, one: session.store.prioritize(one, priority), f"has priority {priority}"
+    )

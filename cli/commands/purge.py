@@ -7,6 +7,7 @@ import click
 
 from mrun.cli.confirm import confirm
 from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.selectors import parse_names
 from mrun.cli.shown import counted
 
 
@@ -18,9 +19,9 @@ from mrun.cli.shown import counted
 def command(invocation: Invocation, study: str, queues: str, yes: bool) -> None:
     """Remove studies from the server.
 
-    Everything that the server holds of them goes: queued samples, counters, plans. Samples that are running are ended.
-    Workspaces on disk stay as they are. STUDY is an id, the beginning of one, a workspace, `last` or `all`; without it,
-    all of them.
+    The server loses all that it has of them: queued samples, counters, plans. Samples that run are ended. Workspaces on
+    disk stay as they are. STUDY is an id, the beginning of one, a workspace, `last` or `all`. Without STUDY this
+    command removes all studies.
 
     \b
     Examples:
@@ -28,7 +29,7 @@ def command(invocation: Invocation, study: str, queues: str, yes: bool) -> None:
       $ mrun purge --queues sim --yes
     """
     output = invocation.output
-    wanted = {name.strip() for name in queues.split(",") if name.strip()}
+    wanted = set(parse_names(queues))
 
     async def run() -> list[str]:
         async with invocation.session() as session:

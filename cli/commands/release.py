@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from mrun.cli.commands.hold import set_held
 from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.selectors import change_studies
 
 
 @click.command("release")
@@ -19,4 +19,4 @@ def command(invocation: Invocation, study: str) -> None:
       $ mrun release last
       $ mrun release all
     """
-    set_held(invocation, study, is_held=False)
+    change_studies(invocation, study, lambda session, one: session.store.hold(one, is_held=False), "released")

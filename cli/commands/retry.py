@@ -4,41 +4,27 @@ from __future__ import annotations
 
 import click
 
-from mrun.cli.commands.restart import reopen_selection, say_reopened
 from mrun.cli.invocation import Invocation, takes_invocation
-from mrun.engine.errors import UsageError
+from mrun.cli.options import sample_options
+from mrun.cli.reopening import reopen_selection
+from mrun.cli.selectors import parse_ranges
 from mrun.engine.workspace.history import Fate, Selection
-
-
-def parse_ranges(text: str) -> list[tuple[int, int]]:
-    """`1-10,17` as half-open ranges [(1, 11), (17, 18)].
-
-    Raises:
-        UsageError: it is not a list of numbers and ranges.
-    """
-    ranges = []
-    for word in text.split(","):
-        low, dash, high = word.strip().partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()) or (dash and int(high) < int(low)):
-            raise UsageError(f"'{word}' is no number and no range.", hint="For example: --samples 1-10,17")
-        ranges.append((int(low), int(high or low) + 1))
-    return ranges
 
 
 @click.command("retry")
 @click.argument("study", metavar="STUDY")
 @click.option("--failed", "is_failed", is_flag=True, help="Samples that failed. [default]")
 @click.option("--dead", "is_dead", is_flag=True, help="Samples that took down too many workers, or were cancelled.")
-@click.option("--step", "steps", multiple=True, metavar="S", help="Only samples of this step; may be given again.")
-@click.option("--samples", metavar="RANGES", help="Only these sample numbers, such as 1-10,17; whatever they came to.")
+@sample_options
 @takes_invocation
 def command(
     invocation: Invocation, study: str, is_failed: bool, is_dead: bool, steps: tuple[str, ...], samples: str | None
 ) -> None:
     """Run a selection of samples again, and what depends on them.
 
-    Everything else keeps what it came to. Without an option, the samples that failed; --step or --samples alone select
-    them whatever they came to. STUDY is a study that the server knows, or its workspace.
+    All other samples keep their results. Without an option this command selects the samples that failed. --step or
+    --samples alone select samples whether they finished or not. STUDY is a study that the server knows, or its
+    workspace.
 
     \b
     Examples:
@@ -48,7 +34,7 @@ def command(
     """
     ranges = None if samples is None else tuple(parse_ranges(samples))
     fates = _fates(is_failed, is_dead, is_whole=bool(steps) or ranges is not None)
-    say_reopened(invocation.output, reopen_selection(invocation, study, Selection(fates, steps, ranges)))
+    reopen_selection(invocation, study, Selection(fates, steps, ranges))
 
 
 def _fates(is_failed: bool, is_dead: bool, *, is_whole: bool) -> tuple[Fate, ...]:

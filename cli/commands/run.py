@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,43 +10,49 @@ from pathlib import Path
 import anyio
 import click
 import msgspec
-from rich.text import Text
 
-from mrun.cli.commands.queue import (
-    check_order,
-    dry_option,
-    read_order,
-    run_dry,
-    say_queued,
-    server_line,
-    spec_options,
-)
-from mrun.cli.failures import failures_of
-from mrun.cli.invocation import Invocation, Session, address_for_children, takes_invocation
-from mrun.cli.shown import FailedPlace, counted, duration, show_study, study_json, work_line
-from mrun.cli.stock import allocation_here, stock_of
+from mrun.cli.invocation import Invocation, takes_words
+from mrun.cli.main import cli, main
+from mrun.cli.options import lease_option, spec_options
+from mrun.cli.orders import SpecWords, check_order, dry_option, read_order, run_dry, say_queued, server_line
+from mrun.cli.shown import counted, duration, show_study, study_json, work_line
+from mrun.cli.styled import Styled
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
-from mrun.engine.errors import BrokerError, ExitCode, LauncherError, MrunError
+from mrun.engine.errors import ExitCode
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.resources import Inventory
 from mrun.engine.stop_signals import stop_signals
 from mrun.engine.store.connect import Broker
+from mrun.engine.store.session import Session
 from mrun.engine.store.views import StudyStatus
 from mrun.engine.studies.enqueue import Checked, Order, Queued, enqueue, prepare
+from mrun.engine.studies.failures import FailedSample, failures_of
+from mrun.engine.workers.crew import Crew
+from mrun.engine.workers.forked import fork_worker
+from mrun.engine.workers.inventory import allocation_here, inventory_here
+from mrun.engine.workers.request import WorkerRequest
 
 _FAILURES_SHOWN = 10
 #: Of the last steps' output: so many nodes, so many bytes of each.
 _OUTPUTS_SHOWN, _OUTPUT_BYTES = 4, 2000
-_TAIL_LINES = 5
 
 
 class Ended(msgspec.Struct, frozen=True):
     """A study that was run, with those that its steps queued, and what its last steps printed: path → text."""
 
     statuses: tuple[StudyStatus, ...]
-    failed: dict[str, list[FailedPlace]]
+    failed: dict[str, list[FailedSample]]
     outputs: dict[str, str]
+
+
+class RunWords(SpecWords, frozen=True, kw_only=True):
+    """The arguments and options of `mrun run`."""
+
+    is_dry: bool
+    slots: int | None
+    resources: str | None
+    lease_s: str | None
 
 
 @click.command("run")
@@ -56,47 +60,36 @@ class Ended(msgspec.Struct, frozen=True):
 @dry_option
 @click.option("--slots", type=click.IntRange(1, 4096), help="Scripts to run at once. [default: cores]")
 @click.option("--resources", metavar="NAME=N,…", help="What the worker has, as for mrun work. [default: what it finds]")
-@click.option(
-    "--lease",
-    "lease_s",
-    metavar="SECONDS",
-    help="How long a worker may be silent before others take over what it ran. [default: 30]",
-)
-@takes_invocation
-def command(
-    invocation: Invocation,
-    spec: str,
-    variables: tuple[str, ...],
-    output_path: str | None,
-    is_dry: bool,
-    slots: int | None,
-    resources: str | None,
-    lease_s: str | None,
-) -> None:
+@lease_option
+@takes_words(RunWords)
+def command(invocation: Invocation, words: RunWords) -> None:
     """Queue a study, work on it, and wait for its results.
 
-    Starts your own server if no other is named, and one worker on this machine for this study and those that its steps
-    queue. Other workers may help. Ctrl-C lets running samples finish and leaves the study queued; a second one ends
-    them. Exit code 0 when every sample finished, 7 when some did not.
+    Starts your own server if you name no other, and one worker on this machine for this study and those that its steps
+    queue. Other workers may help. The first Ctrl-C lets running samples finish and leaves the study queued; the second
+    one ends these samples. The exit code is 0 if every sample finished, and 7 if some did not.
 
     \b
     Examples:
       $ mrun run spec.yaml
       $ mrun run spec.yaml --vars N_SAMPLES=50 -o /tmp/try --slots 4
     """
-    order = read_order(spec, variables, output_path)
+    order = read_order(words)
     checked = check_order(order)
-    if is_dry:
+    if words.is_dry:
         run_dry(invocation, checked)
         return
-    settings = invocation.settings(lease_s=lease_s, resources=resources)
-    broker = invocation.reach_broker(settings)
-    plan = prepare(checked)
-    options = [*(["--slots", str(slots)] if slots else []), "--lease", f"{settings.lease_s:g}"]
-    options += ["--resources", resources] if resources else []
-    has = stock_of(settings, allocation_here(), slots or settings.slots)
-    runner = _Runner(invocation, broker, plan, has, options)
-    ended = anyio.run(runner.run, checked, order)
+    settings = invocation.settings(lease_s=words.lease_s, resources=words.resources)
+    context = click.get_current_context()
+    request = WorkerRequest(
+        slots=words.slots, resources=words.resources, lease_s=f"{settings.lease_s:g}", is_exit_when_done=True
+    )
+    with fork_worker(lambda: cli.get_command(context, "work"), main) as worker:
+        broker = invocation.reach_broker(settings)
+        plan = prepare(checked)
+        has = inventory_here(settings, allocation_here(), words.slots or settings.slots)
+        runner = _Runner(invocation, broker, plan, has, Crew(worker, request, invocation.settings(), broker))
+        ended = anyio.run(runner.run, checked, order)
     runner.report(ended)
     sys.exit(runner.exit_code(ended))
 
@@ -104,20 +97,14 @@ def command(
 class _Runner:
     """One `mrun run`."""
 
-    def __init__(
-        self, invocation: Invocation, broker: Broker, plan: Plan, has: Inventory, worker_options: Sequence[str]
-    ) -> None:
+    def __init__(self, invocation: Invocation, broker: Broker, plan: Plan, has: Inventory, crew: Crew) -> None:
         self._invocation = invocation
         self._output = invocation.output
         self._broker = broker
         self._plan, self._has = plan, has
-        self._worker_options = worker_options
+        self._crew = crew
         self._display = Display(invocation.output)
         self._interrupted: signal.Signals | None = None
-        #: One for the study's queues; another one when its steps queue a study that uses other queues.
-        self._workers: list[subprocess.Popen[bytes]] = []
-        self._served_queues: set[str] = set()
-        self._log_path = Path()
 
     async def run(self, checked: Checked, order: Order) -> Ended:
         async with self._invocation.session(broker=self._broker, is_lasting=True) as session:
@@ -126,15 +113,16 @@ class _Runner:
             self._output.note(server_line(self._broker))
             if squeezed := _squeezed_line(self._plan, self._has):
                 self._output.note(squeezed)
-            self._log_path = Path(queued.workspace, JOURNAL_DIR, "worker.log")
-            self._start_worker(queued.study, queued.queues)
+            log_path = Path(queued.workspace, JOURNAL_DIR, "worker.log")
+            self._crew.serve(queued.study, queued.queues, log_path)
             try:
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._pass_signals_on)
-                    statuses = await self._wait(session, queued.study)
+                    statuses = await self._wait(session, queued.study, log_path)
                     group.cancel_scope.cancel()
             finally:
-                self._stop_workers()
+                # The study has ended, or this command ends before it.
+                self._crew.stop()
             plans = {queued.study: self._plan}
             failed = {
                 status.study: await failures_of(session, status.study, _FAILURES_SHOWN, plans.get(status.study))
@@ -154,7 +142,7 @@ class _Runner:
             show_study(output, status, ended.failed[status.study])
         for path, text in ended.outputs.items():
             output.say()
-            output.say(Text(f"{path}:", "dim"))
+            output.say(Styled((f"{path}:", "dim")))
             output.say(text.rstrip("\n"))
         if all(status.is_ended for status in ended.statuses):
             output.say()
@@ -171,21 +159,8 @@ class _Runner:
         if self._interrupted is not None:
             self._note_left(ended, "interrupted")
             return 128 + self._interrupted
-        codes = [worker.returncode for worker in self._workers]
-        if killed_by := next(filter(None, map(_killer, codes)), ""):
-            self._note_left(ended, f"the worker was killed by {killed_by}")
-            return int(ExitCode.TERMINATED)
-        code = max(codes)
-        if code == ExitCode.DONE:
-            # By `mrun stop`, or by a step that ended with 105 (STOP_WORKERS).
-            self._note_left(ended, "the worker was asked to stop")
-            return int(ExitCode.TERMINATED)
-        kinds: dict[int, type[MrunError]] = {ExitCode.BROKER: BrokerError, ExitCode.SCHEDULER: LauncherError}
-        kind = kinds.get(code, MrunError)
-        raise kind(
-            f"The worker ended with code {code} before the study did: {self._log_tail()}",
-            hint=f"The study stays queued, mrun work goes on with it. The worker's log is '{self._log_path}'.",
-        )
+        self._note_left(ended, f"the worker {self._crew.why_ended()}")
+        return int(ExitCode.TERMINATED)
 
     def _note_left(self, ended: Ended, why: str) -> None:
         study = ended.statuses[0].study
@@ -195,39 +170,15 @@ class _Runner:
         self._output.note(f"  {work_line(sorted(queues))} --exit-when-done   goes on with it")
         self._output.note(f"  mrun cancel {study}   ends it")
 
-    def _start_worker(self, study: str, queues: Sequence[str]) -> None:
-        self._served_queues |= set(queues)
-        settings = self._invocation.settings()
-        words = [sys.executable, "-m", "mrun", "--namespace", settings.namespace, "work"]
-        words += ["--queues", ",".join(queues), "--study", study, "--exit-when-done"]
-        environment = dict(os.environ) | {"MRUN_PARENT": str(os.getpid()), "MRUN_DURABILITY": settings.durability}
-        if (address := address_for_children(settings, self._broker)) is not None:
-            environment["MRUN_BROKER"] = address
-        with self._log_path.open("ab") as log:
-            # A session of its own: Ctrl-C comes to this process only, which passes it on.
-            worker = subprocess.Popen(
-                [*words, *self._worker_options],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._workers.append(worker)
-
-    async def _wait(self, session: Session, study: str) -> list[StudyStatus]:
+    async def _wait(self, session: Session, study: str, log_path: Path) -> list[StudyStatus]:
         async def family() -> list[str]:
             found = await session.views.family(study)
-            new_queues = await session.views.queues_of(found) - self._served_queues
-            if new_queues and self._interrupted is None:
-                self._start_worker(study, sorted(new_queues))
+            if self._interrupted is None:
+                self._crew.serve(study, await session.views.queues_of(found), log_path)
             return found
 
         with self._display:
-            return await wait_for_end(session, family, self._display, self._is_worked_on)
-
-    def _is_worked_on(self) -> bool:
-        return any(worker.poll() is None for worker in self._workers)
+            return await wait_for_end(session, family, self._display, lambda: self._crew.is_alive)
 
     async def _pass_signals_on(self) -> None:
         with anyio.open_signal_receiver(*stop_signals()) as signals:
@@ -237,30 +188,7 @@ class _Runner:
                 self._display.note(
                     "letting what runs finish; Ctrl-C once more ends it now" if is_first else "ending what runs"
                 )
-                for worker in self._workers:
-                    worker.send_signal(signal.SIGTERM)
-
-    def _stop_workers(self) -> None:
-        """The study has ended, or we are going: workers drain, which takes as long as what they still run."""
-        for worker in self._workers:
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGTERM)
-        for worker in self._workers:
-            worker.wait()
-
-    def _log_tail(self) -> str:
-        """The last of what the worker said, but for its log lines."""
-        try:
-            lines = self._log_path.read_text(errors="replace").splitlines()
-        except OSError:
-            return "its log can't be read"
-        return "\n".join([line for line in lines if not line.startswith("{")][-_TAIL_LINES:] or lines[-1:])
-
-
-def _killer(code: int) -> str:
-    """The signal that killed a worker: its guard, or its engine, which the guard tells as 128 + n; empty: none."""
-    number = -code if code < 0 else code - 128
-    return signal.Signals(number).name if number in set(signal.Signals) else ""
+                self._crew.ask_to_stop()
 
 
 def _squeezed_line(plan: Plan, has: Inventory) -> str:
@@ -275,14 +203,14 @@ def _squeezed_line(plan: Plan, has: Inventory) -> str:
     return f"the worker has {counted(has.cpus, 'CPU')}; {steps}: they take all of them, and run alone" if steps else ""
 
 
-def _verdict(statuses: Sequence[StudyStatus]) -> Text:
+def _verdict(statuses: Sequence[StudyStatus]) -> Styled:
     """The last line: what a person who comes back wants to know."""
     total = sum(step.samples for status in statuses for step in status.steps)
     bad = sum(status.failures for status in statuses)
     elapsed_s = max(status.ended_at or 0 for status in statuses) - min(status.queued_at for status in statuses)
     if bad == 0 and all(status.state == "finished" for status in statuses):
-        return Text(f"all {counted(total, 'script')} finished in {duration(elapsed_s)}", "green")
-    return Text(f"{bad:,} of {counted(total, 'script')} did not finish; {duration(elapsed_s)}", "bold red")
+        return Styled((f"all {counted(total, 'script')} finished in {duration(elapsed_s)}", "green"))
+    return Styled((f"{bad:,} of {counted(total, 'script')} did not finish; {duration(elapsed_s)}", "bold red"))
 
 
 def _last_outputs(queued: Queued) -> dict[str, str]:

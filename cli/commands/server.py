@@ -18,7 +18,7 @@ from mrun.engine.store.connect import Broker, check_server, open_broker
 def command() -> None:
     """Start, show or stop your own server.
 
-    `mrun queue`, `run` and `work` start it by themselves when no other server is named; these verbs are for looking
+    `mrun queue`, `run` and `work` start it by themselves if you name no other server. These commands are for looking
     after it, and for letting other hosts reach it.
 
     \b
@@ -35,7 +35,7 @@ def command() -> None:
 )
 @takes_invocation
 def start(invocation: Invocation, listen: str | None) -> None:
-    """Start it, if it does not run.
+    """Start your own server, if it does not run.
 
     \b
     Examples:
@@ -49,9 +49,10 @@ def start(invocation: Invocation, listen: str | None) -> None:
 @command.command("status")
 @takes_invocation
 def status(invocation: Invocation) -> None:
-    """Show whether it runs, where, and how well it keeps what it is given.
+    """Show whether your own server runs, where, and how it keeps data.
 
-    `durability` is everysec, or strict from the first strict command on until it is stopped.
+    `durability` is everysec. After the first command with --durability strict it is strict, until the server is
+    stopped.
 
     \b
     Examples:
@@ -66,7 +67,7 @@ def status(invocation: Invocation) -> None:
 @command.command("stop")
 @takes_invocation
 def stop(invocation: Invocation) -> None:
-    """Stop it; what it holds is kept on disk, and is there again when it is started.
+    """Stop your own server. Its studies stay on disk, and are there again when it is started.
 
     \b
     Examples:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import anyio
 import click
-from rich.text import Text
 
-from mrun.cli.failures import failures_of
-from mrun.cli.invocation import Invocation, Session, takes_invocation
-from mrun.cli.missing_workers import stranded_lines
+from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.cli.output import Output
-from mrun.cli.shown import STYLES, FailedPlace, local_time, show_study, study_json
+from mrun.cli.shown import STYLES, local_time, show_study, study_json
+from mrun.cli.styled import Styled
+from mrun.engine.lazy import lazy
+from mrun.engine.store.session import Session
 from mrun.engine.store.views import StudyStatus
+from mrun.engine.studies.failures import FailedSample, failures_of
+
+if TYPE_CHECKING:
+    from mrun.cli import missing_workers
+else:
+    # With it come all launchers, which are needed only if samples wait for a worker.
+    missing_workers = lazy("mrun.cli.missing_workers")
 
 _FAILURES_SHOWN = 10
 
@@ -24,8 +32,9 @@ _FAILURES_SHOWN = 10
 def command(invocation: Invocation, study: str | None) -> None:
     """Show how far studies are.
 
-    Without STUDY, a line for each study on the server; with it, its steps and why samples failed. STUDY is an id, the
-    beginning of one, a workspace, `last` or `all`. Below stands which samples no living worker can run.
+    Without STUDY you see a line for each study on the server. With STUDY you see its steps, and why samples failed.
+    Lines below the table name samples that wait for resources which no worker has. STUDY is an id, the beginning of
+    one, a workspace, `last` or `all`.
 
     \b
     Examples:
@@ -34,7 +43,7 @@ def command(invocation: Invocation, study: str | None) -> None:
       $ mrun status k3f --json
     """
 
-    async def run() -> tuple[list[StudyStatus], dict[str, list[FailedPlace]], list[str]]:
+    async def run() -> tuple[list[StudyStatus], dict[str, list[FailedSample]], list[str]]:
         async with invocation.session() as session:
             if study is None:
                 statuses = await session.views.studies()
@@ -61,7 +70,7 @@ def command(invocation: Invocation, study: str | None) -> None:
 async def _stranded(session: Session, statuses: Sequence[StudyStatus]) -> list[str]:
     """A line for what is ready, and is more than any living worker of its queue has."""
     ready = [one.study for one in statuses if not one.is_ended and any(step.ready for step in one.steps)]
-    return await stranded_lines(session, await session.views.inspect(), ready) if ready else []
+    return await missing_workers.stranded_lines(session, await session.views.inspect(), ready) if ready else []
 
 
 def _show_studies(output: Output, statuses: Sequence[StudyStatus]) -> None:
@@ -69,10 +78,10 @@ def _show_studies(output: Output, statuses: Sequence[StudyStatus]) -> None:
         ("study", "name", "state", "samples", "ended", "failed", "queued", "workspace"),
         [
             (
-                *(one.study, one.name, Text(one.state, STYLES.get(one.state, ""))),
+                *(one.study, one.name, Styled((one.state, STYLES.get(one.state, "")))),
                 sum(step.samples for step in one.steps),
                 sum(step.settled for step in one.steps),
-                Text(str(one.failed), STYLES["failed"] if one.failed else ""),
+                Styled((str(one.failed), STYLES["failed"] if one.failed else "")),
                 *(local_time(one.queued_at), one.workspace),
             )
             for one in statuses

@@ -6,6 +6,7 @@ import anyio
 import click
 
 from mrun.cli.invocation import Invocation, takes_invocation
+from mrun.cli.selectors import parse_names
 from mrun.cli.shown import counted
 from mrun.engine.errors import NotFoundError
 from mrun.engine.store.views import WorkerStatus
@@ -14,13 +15,13 @@ from mrun.engine.store.views import WorkerStatus
 @click.command("stop")
 @click.argument("workers", metavar="[WORKER …]", nargs=-1)
 @click.option("--queues", metavar="Q1,Q2", default="", help="Only workers that listen to one of these. [default: all]")
-@click.option("--wait", "is_waiting", is_flag=True, help="Return when they have gone.")
+@click.option("--wait", "is_waiting", is_flag=True, help="Return when these workers have exited.")
 @takes_invocation
 def command(invocation: Invocation, workers: tuple[str, ...], queues: str, is_waiting: bool) -> None:
     """Ask workers to finish what they run and exit.
 
-    They claim nothing more, hand back what they have not started, and exit when their running samples have ended.
-    WORKER is a name that `mrun inspect` shows, or the beginning of one.
+    These workers claim nothing more, hand back what they have not started, and exit when their running samples have
+    ended. WORKER is a name that `mrun inspect` shows, or the beginning of one.
 
     \b
     Examples:
@@ -29,7 +30,7 @@ def command(invocation: Invocation, workers: tuple[str, ...], queues: str, is_wa
       $ mrun stop node17
     """
     output = invocation.output
-    wanted_queues = {name.strip() for name in queues.split(",") if name.strip()}
+    wanted_queues = set(parse_names(queues))
 
     def is_meant(one: WorkerStatus) -> bool:
         by_name = not workers or any(one.worker.startswith(name) for name in workers)

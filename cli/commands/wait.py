@@ -8,13 +8,13 @@ import time
 import anyio
 import click
 
-from mrun.cli.failures import failures_of
 from mrun.cli.invocation import Invocation, takes_invocation
 from mrun.cli.missing_workers import unheard_lines
-from mrun.cli.shown import FailedPlace, show_study, study_json
+from mrun.cli.shown import show_study, study_json
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
 from mrun.engine.errors import ExitCode
 from mrun.engine.store.views import StudyStatus
+from mrun.engine.studies.failures import FailedSample, failures_of
 
 _FAILURES_SHOWN = 10
 
@@ -32,8 +32,8 @@ _FAILURES_SHOWN = 10
 def command(invocation: Invocation, study: str, timeout_s: float | None) -> None:
     """Wait for the end of a study.
 
-    STUDY is an id, the beginning of one, a workspace, `last` or `all`. Nothing is run by this: workers do that. Exit
-    code 0 when every sample finished, 7 when some did not, 130 when the time was over first.
+    This command runs nothing: workers do that. The exit code is 0 if every sample finished, 7 if some did not, and 130
+    if the time of --timeout was over first. STUDY is an id, the beginning of one, a workspace, `last` or `all`.
 
     \b
     Examples:
@@ -42,7 +42,7 @@ def command(invocation: Invocation, study: str, timeout_s: float | None) -> None
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
-    async def run() -> tuple[list[StudyStatus], dict[str, list[FailedPlace]]]:
+    async def run() -> tuple[list[StudyStatus], dict[str, list[FailedSample]]]:
         async with invocation.session() as session:
             found = await session.views.find(study)
 

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import socket
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import anyio
 import click
 import msgspec
 
-from mrun.cli.commands.queue import ManyValues, order_options, read_order
-from mrun.cli.durations import as_duration_s, written
-from mrun.cli.fanout import fan_out
-from mrun.cli.invocation import Invocation, address_for_children, current_dir, takes_said
+from mrun.cli.durations import as_duration_s
+from mrun.cli.invocation import Invocation, current_dir, takes_words
 from mrun.cli.logs import set_up_logging
-from mrun.cli.one_worker import WorkerSaid, run_here
+from mrun.cli.options import lease_option, order_options, steps_option
+from mrun.cli.orders import SpecWords, read_order
 from mrun.cli.output import Output
+from mrun.cli.selectors import parse_names
 from mrun.engine.errors import UsageError
 from mrun.engine.plan.workers import WorkerOrder
-from mrun.engine.settings import Settings
 from mrun.engine.store.connect import Broker
 from mrun.engine.studies.enqueue import workers_of
-from mrun.launchers.surroundings import Surroundings, look_around
-from mrun.launchers.worker_launch import ALL, HERE, Launched, launched
+from mrun.engine.studies.queueing import find_one
+from mrun.engine.workers.environment import worker_environment
+from mrun.engine.workers.fanout import fan_out
+from mrun.engine.workers.here import run_here
+from mrun.engine.workers.request import WorkerRequest, program_words, with_order, worker_words
+from mrun.launchers.surroundings import look_around
+from mrun.launchers.worker_launch import ALL, HERE, Launched, WorkerLaunch, launched
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """The words of one `mrun work`."""
+class WorkWords(SpecWords, frozen=True, kw_only=True):
+    """The arguments and options of `mrun work`."""
 
-    spec: str | None
-    variables: tuple[str, ...]
     steps: tuple[str, ...]
     is_echo: bool
     name: str
@@ -59,14 +59,7 @@ def _check_nodes(ctx: click.Context, option: click.Parameter, value: str | None)
 @click.command("work")
 @click.argument("spec", required=False, type=click.Path())
 @order_options
-@click.option(
-    *("--steps", "steps"),
-    multiple=True,
-    metavar="STEP …",
-    cls=ManyValues,
-    separator="",
-    help="Only SPEC's workers of these steps, and only their queues; takes several. [default: all]",
-)
+@steps_option("Only SPEC's workers of these steps, and only their queues; takes several. [default: all]")
 @click.option("--echo", "is_echo", is_flag=True, help="Print the commands that would be run; start nothing.")
 @click.option("--name", metavar="NAME", default="", help="What mrun inspect calls this worker.")
 @click.option("--queues", metavar="Q1,Q2", help="Queues (task_queue of steps) to take samples from. [default: SPEC's]")
@@ -85,14 +78,9 @@ def _check_nodes(ctx: click.Context, option: click.Parameter, value: str | None)
 @click.option(
     "--resources",
     metavar="NAME=N,…",
-    help="What a worker has: cpus=8-15,gpus=2,licenses/foo=2. [default: CPUs and GPUs that it finds]",
+    help="What a worker has, such as cpus=8-15,gpus=2,licenses/foo=2. [default: the CPUs and GPUs that it finds]",
 )
-@click.option(
-    "--lease",
-    "lease_s",
-    metavar="SECONDS",
-    help="How long this worker may be silent before others take over what it ran. [default: 30]",
-)
+@lease_option
 @click.option(
     "--exit-when-done", "is_exit_when_done", is_flag=True, help="Exit when all studies on the queues have ended."
 )
@@ -116,23 +104,24 @@ def _check_nodes(ctx: click.Context, option: click.Parameter, value: str | None)
     show_default=True,
     help="Least important events to log.",
 )
-@takes_said(Said)
-def command(invocation: Invocation, said: Said) -> None:
+@takes_words(WorkWords)
+def command(invocation: Invocation, given: WorkWords) -> None:
     """Run samples from queues until told to stop.
 
-    Start as many workers as you like, wherever the server can be reached. The first Ctrl-C or SIGTERM lets running
-    samples finish and hands the rest back; the second ends them and hands them back, too. Nothing is lost if a worker
-    is killed: others take over when its lease ends.
+    Start as many workers as you like, on any machine that can reach the server. After the first Ctrl-C or SIGTERM the
+    worker lets running samples finish and hands all others back. After the second one it ends the running samples and
+    hands them back, too. Nothing is lost if a worker is killed: others take over when its lease ends.
 
-    A sample runs when its step's resources are free here: procs times cores per task, gpus, and those that the spec
-    names itself. With --resources scripts are bound to CPUs and GPUs of their own, and samples that need more are left
-    to other workers. Without, more CPUs than there are means all of them; see docs/launchers.md.
+    A sample runs when the resources of its step are free here: procs times cores per task, gpus, and resources that the
+    spec names itself. With --resources each script is bound to CPUs and GPUs of its own, and samples that need more
+    than the worker has are left to other workers. Without --resources, a step that asks for more CPUs than the machine
+    has gets all of them; see docs/launchers.md.
 
-    In an allocation, --nodes all starts a worker on each of its nodes, with all that the node has, and waits for them;
-    signals reach every one, and the exit code is the highest of theirs.
+    In an allocation, --nodes all starts a worker on each node, with all that the node has, and waits for these workers.
+    Signals reach every one of them, and the exit code is the highest of theirs.
 
-    With SPEC, starts the workers of its merlin.resources that may run on this machine, launched as they and the batch
-    block say, and waits for all of them; --queues comes before that.
+    With SPEC, this command starts the workers of the spec's merlin.resources that may run on this machine, and waits
+    for them. It launches them as merlin.resources and the batch block say. --queues comes before the spec.
 
     \b
     Examples:
@@ -142,47 +131,45 @@ def command(invocation: Invocation, said: Said) -> None:
       $ mrun work spec.yaml --steps sim train --vars SIZE=4 --echo
       $ mrun work --queues sim --exit-when-done --walltime 1h30m
     """
-    orders = _orders(invocation, said)
-    settings = invocation.settings(lease_s=said.lease_s, resources=said.resources)
-    set_up_logging(said.log_level)
+    orders = _orders(invocation, given)
+    settings = invocation.settings(lease_s=given.lease_s, resources=given.resources)
+    set_up_logging(given.log_level)
+    asked = WorkerRequest(
+        **{name: getattr(given, name) for name in WorkerRequest.__struct_fields__ if name != "queues"}
+    )
+    requests = [with_order(asked, order, settings) for order in orders]
     around = anyio.run(look_around, os.environ)
-    launches = [_launch(invocation, order, said, settings, around) for order in orders]
-    if said.is_echo:
-        _echo(invocation.output, orders, launches)
+    launches = [
+        launched(_launch(order, given.nodes), os.environ, around, (*program_words(), *worker_words(one, settings)))
+        for order, one in zip(orders, requests, strict=True)
+    ]
+    output = invocation.output
+    if given.is_echo:
+        _echo(output, orders, launches)
         return
     broker = invocation.broker(settings, may_start=True)
-    root_study = anyio.run(_root_of, invocation, broker, said.study) if said.study else ""
+    root_study = anyio.run(_root_of, invocation, broker, given.study) if given.study else ""
     if len(launches) > 1 or not launches[0].is_here:
-        sys.exit(fan_out(launches, _environment(settings, broker), invocation.output))
-    (order,) = orders
-    one = WorkerSaid(
-        queues=order.queues,
-        name=said.name or order.name,
-        slots=_slots(order, said, settings),
-        walltime_s=said.walltime_s,
-        root_study=root_study,
-        is_exit_when_done=said.is_exit_when_done,
-        idle_exit_s=said.idle_exit_s,
-        log_level=said.log_level,
-    )
-    sys.exit(run_here(invocation, settings, broker, around, one))
+        sys.exit(fan_out(launches, worker_environment(os.environ, settings, broker), output.error))
+    request = msgspec.structs.replace(requests[0], study=root_study)
+    sys.exit(run_here(request, settings, broker, around, output.error))
 
 
-def _orders(invocation: Invocation, said: Said) -> tuple[WorkerOrder, ...]:
+def _orders(invocation: Invocation, given: WorkWords) -> tuple[WorkerOrder, ...]:
     """The workers to start: one of --queues, or those of the spec."""
-    if said.spec is None and (said.steps or said.variables):
+    if given.spec is None and (given.steps or given.variables):
         raise UsageError("--steps and --vars belong to a spec, and none was given.", hint="mrun work spec.yaml …")
-    names = tuple(dict.fromkeys(name.strip() for name in (said.queues or "").split(",") if name.strip()))
-    if said.queues is not None and not names:
+    names = parse_names(given.queues or "")
+    if given.queues is not None and not names:
         raise UsageError("--queues names no queue.", hint="For example: mrun work --queues sim,train")
     if names:
         return (WorkerOrder("", names),)
-    if said.spec is None:
+    if given.spec is None:
         raise UsageError(
             "Which queues? Neither --queues nor a spec was given.", hint="For example: mrun work --queues sim,train"
         )
     host = socket.gethostname()
-    found = workers_of(read_order(said.spec, said.variables, None), os.environ, current_dir(), host, said.steps)
+    found = workers_of(read_order(given), os.environ, current_dir(), host, given.steps)
     invocation.output.warn(found.warnings)
     if not found.here:
         elsewhere = ", ".join(found.elsewhere)
@@ -195,49 +182,9 @@ def _orders(invocation: Invocation, said: Said) -> tuple[WorkerOrder, ...]:
     return found.here
 
 
-def _launch(
-    invocation: Invocation, order: WorkerOrder, said: Said, settings: Settings, around: Surroundings
-) -> Launched:
-    """The command that starts one worker, or one on each of some nodes. What the command says comes before the spec."""
-    asked = order.launch
-    if said.nodes is not None:
-        asked = msgspec.structs.replace(asked, nodes=said.nodes, is_told=said.nodes != HERE)
-    return launched(asked, os.environ, around, (*_program(), *_words(order, said, settings)))
-
-
-def _program() -> tuple[str, ...]:
-    """This `mrun`: by its name, if that is what the PATH finds."""
-    ours = Path(sys.executable).with_name("mrun")
-    found = shutil.which("mrun")
-    if found is not None and ours.exists() and Path(found).samefile(ours):
-        return ("mrun",)
-    return (str(ours),) if ours.exists() else (sys.executable, "-m", "mrun")
-
-
-def _words(order: WorkerOrder, said: Said, settings: Settings) -> tuple[str, ...]:
-    """The words of one worker, behind `mrun`."""
-    slots, name = _slots(order, said, settings), said.name or order.name
-    options = {
-        "--slots": str(slots) if slots else None,
-        "--name": name or None,
-        "--study": said.study or None,
-        "--walltime": written(said.walltime_s) if said.walltime_s is not None else None,
-        "--idle-exit": written(said.idle_exit_s) if said.idle_exit_s is not None else None,
-        "--resources": said.resources,
-        "--lease": said.lease_s,
-        "--log-level": said.log_level if said.log_level != "info" else None,
-    }
-    given = [word for option, value in options.items() if value is not None for word in (option, value)]
-    return (
-        *(("--namespace", settings.namespace) if settings.namespace != "mrun" else ()),
-        *("work", "--queues", ",".join(order.queues)),
-        *given,
-        *(("--exit-when-done",) if said.is_exit_when_done else ()),
-    )
-
-
-def _slots(order: WorkerOrder, said: Said, settings: Settings) -> int | None:
-    return said.slots or settings.slots or order.slots
+def _launch(order: WorkerOrder, nodes: str | None) -> WorkerLaunch:
+    """How a worker is launched: what the command says comes before the spec."""
+    return order.launch if nodes is None else msgspec.structs.replace(order.launch, nodes=nodes, is_told=nodes != HERE)
 
 
 def _echo(output: Output, orders: Sequence[WorkerOrder], launches: Sequence[Launched]) -> None:
@@ -252,18 +199,7 @@ def _echo(output: Output, orders: Sequence[WorkerOrder], launches: Sequence[Laun
         output.say(shlex.join(launch.words))
 
 
-def _environment(settings: Settings, broker: Broker) -> dict[str, str]:
-    """What the workers find of this process' environment. No password is in their words."""
-    environment = dict(os.environ) | {"MRUN_DURABILITY": settings.durability}
-    if (address := address_for_children(settings, broker)) is not None:
-        environment["MRUN_BROKER"] = address
-    return environment
-
-
 async def _root_of(invocation: Invocation, broker: Broker, selector: str) -> str:
     """The study that a selector means, or the one whose steps queued it. NotFoundError if there is none."""
     async with invocation.session(broker=broker) as session:
-        found = await session.views.find(selector)
-        if len(found) != 1:
-            raise UsageError(f"--study takes one study, and '{selector}' means {len(found)}.")
-        return (await session.views.status(found[0])).root
+        return (await session.views.status(await find_one(session, selector, "--study"))).root

@@ -7,18 +7,16 @@ from collections.abc import Sequence
 
 import anyio
 import msgspec
-import structlog
 
-from mrun.engine.alloc.keeper import Keeper, Tended
+from mrun.engine.alloc.keeper import Keeper, Maintained
 from mrun.engine.alloc.rules import FAILURES_MOST
 from mrun.engine.errors import LauncherError, MrunError, NotFoundError
+from mrun.engine.logging import log
 from mrun.engine.stop_signals import stop_signals
 from mrun.engine.store.allocs import Allocs
 
 #: Who leaves tells the server, if it hears it within this time.
 _FAREWELL_S = 2.0
-
-log = structlog.get_logger()
 
 
 class DutyOptions(msgspec.Struct, frozen=True):
@@ -61,32 +59,32 @@ class Duty:
         options = self._options
         while True:
             names = await self._allocs.names()
-            seen = [await self._tend(name) for name in names if not options.names or name in options.names]
-            tended = [one for one in seen if one is not None]
+            seen = [await self._maintain(name) for name in names if not options.names or name in options.names]
+            maintained = [one for one in seen if one is not None]
             if options.is_once:
-                _tell_errors(tended)
+                _tell_errors(maintained)
                 return
-            if options.is_exit_when_done and len(tended) == len(seen) and all(_is_over(one) for one in tended):
-                _tell_errors([one for one in tended if not one.is_done])
+            if options.is_exit_when_done and len(maintained) == len(seen) and all(_is_over(one) for one in maintained):
+                _tell_errors([one for one in maintained if not one.is_done])
                 return
             if not seen:
                 self._tell("", "no_allocs", does="waits for `mrun alloc add`")
             await anyio.sleep(options.interval_s)
 
-    async def _tend(self, name: str) -> Tended | None:
+    async def _maintain(self, name: str) -> Maintained | None:
         """See to one of them; what is wrong with it must not be the others' harm. None: not known, for now."""
         try:
-            tended = await self._keeper.tend(name)
+            maintained = await self._keeper.maintain(name)
         except NotFoundError:
             return None
         except MrunError as error:
             self._tell(name, "alloc_stuck", why=error.message, hint=error.hint)
             return None
-        if tended is None:
+        if maintained is None:
             self._tell(name, "alloc_kept_elsewhere", does="takes over if that keeper goes")
         else:
             self._told.pop(name, None)
-        return tended
+        return maintained
 
     async def _give_up(self, name: str) -> None:
         try:
@@ -107,14 +105,14 @@ class Duty:
                 life.cancel()
 
 
-def _is_over(tended: Tended) -> bool:
+def _is_over(maintained: Maintained) -> bool:
     """Done, or paused without a job, so that nothing more will happen by itself."""
-    return tended.is_done or (tended.kept.state.is_paused and not tended.kept.state.jobs)
+    return maintained.is_done or (maintained.kept.state.is_paused and not maintained.kept.state.jobs)
 
 
-def _tell_errors(tended: Sequence[Tended]) -> None:
+def _tell_errors(maintained: Sequence[Maintained]) -> None:
     """Raise the first error that there is."""
-    for kept in (one.kept for one in tended):
+    for kept in (one.kept for one in maintained):
         if kept.state.error:
             state = f"is paused after {FAILURES_MOST} failures" if kept.state.is_paused else "has an error"
             hint = f"`mrun alloc list` shows all of them; `mrun alloc resume {kept.terms.name}` tries again at once."

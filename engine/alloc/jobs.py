@@ -10,7 +10,7 @@ import msgspec
 
 from mrun.engine.errors import WorkspaceError
 from mrun.engine.store.allocs import AllocTerms
-from mrun.launchers.resources import Needs
+from mrun.launchers.resources import Account, Needs
 from mrun.launchers.schedulers import Job
 
 #: So much of what a job printed is shown when it failed.
@@ -77,10 +77,7 @@ def write_job(terms: AllocTerms, place: JobPlace, number: int) -> Job:
         err_path=str(place.path(terms, number, "err")),
         name=terms.job_name(number),
         needs=needs_of(terms),
-        bank=terms.bank,
-        queue=terms.partition,
-        qos=terms.qos,
-        reservation=terms.reservation,
+        account=Account(bank=terms.bank, queue=terms.partition, qos=terms.qos, reservation=terms.reservation),
         extra=terms.extra,
     )
 

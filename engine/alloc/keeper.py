@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 
 import anyio
 import msgspec
-import structlog
 
 from mrun.engine.alloc import rules
 from mrun.engine.alloc.jobs import JobPlace, printed_tail, write_job
-from mrun.engine.alloc.sightings import Sighting, after_look, has_ended
+from mrun.engine.alloc.observed import ObservedJob, after_look, has_ended
 from mrun.engine.errors import LauncherAwayError, LauncherError, MrunError, WorkspaceError
+from mrun.engine.logging import log
 from mrun.engine.store.allocs import FORCE, PAUSE, REMOVE, RESUME, AllocJob, Allocs, AllocState, KeptAlloc
 from mrun.engine.store.backlog import Backlog, look_at_backlog
 from mrun.engine.store.store import Store
@@ -28,10 +28,8 @@ from mrun.launchers.schedulers import JobStatus
 #: A submission under way is not interrupted, unless it takes longer than any call of a scheduler may.
 _SUBMIT_MOST_S = 45.0
 
-log = structlog.get_logger()
 
-
-class Tended(msgspec.Struct, frozen=True):
+class Maintained(msgspec.Struct, frozen=True):
     """How an allocation is after somebody saw to it. No backlog: its scheduler did not answer, or it was removed."""
 
     kept: KeptAlloc
@@ -62,7 +60,7 @@ class Keeper:
         self._allocs, self._store, self._views = allocs, store, views
         self._place, self._desk_of, self._keeps_s = place, desk_of, keeps_s
 
-    async def tend(self, name: str) -> Tended | None:
+    async def maintain(self, name: str) -> Maintained | None:
         """See to an allocation once. None: another keeper has it. Safe to cancel.
 
         Raises:
@@ -75,7 +73,7 @@ class Keeper:
         try:
             if kept.request in (REMOVE, FORCE):
                 return await self._remove(kept)
-            return await self._tend(kept)
+            return await self._maintain(kept)
         except _LostError:
             log.info("alloc_lost", alloc=name, why="another keeper has it now")
             return None
@@ -84,14 +82,14 @@ class Keeper:
         """Let another keeper have it at once."""
         await self._allocs.keep(name, self._name, 0)
 
-    async def _tend(self, kept: KeptAlloc) -> Tended:
+    async def _maintain(self, kept: KeptAlloc) -> Maintained:
         if kept.request == RESUME:
             kept = await self._write(kept, rules.without_failures(kept.state), answers=RESUME)
         workers = await self._views.workers()
         try:
             kept = await self._look(kept, workers)
         except LauncherError as error:
-            return Tended(await self._note_error(kept, error))
+            return Maintained(await self._note_error(kept, error))
         if kept.state.error and not kept.state.failures:
             # The scheduler answers again.
             kept = await self._write(kept, msgspec.structs.replace(kept.state, error=""))
@@ -107,7 +105,7 @@ class Keeper:
                 kept = await self._submit(kept)
                 if kept.state.failures > failures:
                     break
-        return Tended(kept, backlog)
+        return Maintained(kept, backlog)
 
     # ------------------------------------------------------------------------------------------------- looking
 
@@ -139,15 +137,15 @@ class Keeper:
 
     def _seen(
         self, kept: KeptAlloc, job: AllocJob, status: JobStatus | None, workers: Sequence[WorkerStatus]
-    ) -> Sighting:
+    ) -> ObservedJob:
         terms = kept.terms
         mine = tuple(worker for worker in workers if worker.name == terms.job_name(job.number))
         if not has_ended(job, status, kept.now_ms):
-            return Sighting(job, status, mine)
+            return ObservedJob(job, status, mine)
         end = status.end if status else None
         how = {"end": "unknown" if end is None else end.kind.value, "code": end.code if end else -1}
         log.info("alloc_job_ended", alloc=terms.name, job=job.job, **how)
-        return Sighting(job, status, mine, printed_tail(terms, self._place, job.number))
+        return ObservedJob(job, status, mine, printed_tail(terms, self._place, job.number))
 
     async def _note_error(self, kept: KeptAlloc, error: LauncherError) -> KeptAlloc:
         """Nothing is known of the jobs now: nothing is submitted, and the error is shown."""
@@ -206,7 +204,7 @@ class Keeper:
         log.info("alloc_jobs_cancelled", alloc=kept.terms.name, jobs=ids)
         return kept
 
-    async def _remove(self, kept: KeptAlloc) -> Tended:
+    async def _remove(self, kept: KeptAlloc) -> Maintained:
         """Cancel the jobs that wait, with FORCE those that run, too; then forget the allocation."""
         kept = await self._look(kept, await self._views.workers())
         jobs = [job for job in kept.state.jobs if job.job and (not job.is_running or kept.request == FORCE)]
@@ -214,11 +212,11 @@ class Keeper:
             kept = await self._cancel(kept, jobs)
         if any(not job.job for job in kept.state.jobs):
             # There may be one more: it is looked for until it is found, or there is none.
-            return Tended(kept)
+            return Maintained(kept)
         if not await self._allocs.forget(kept, self._name):
             raise _LostError
         log.info("alloc_removed", alloc=kept.terms.name, cancelled=len(jobs))
-        return Tended(kept, is_removed=True)
+        return Maintained(kept, is_removed=True)
 
     async def _write(self, kept: KeptAlloc, state: AllocState, *, answers: str = "") -> KeptAlloc:
         """Write a state down, if it is another one."""

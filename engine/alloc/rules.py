@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mrun.engine.backoff import pause_after
 from mrun.engine.resources import CPUS, GPUS, JOBS, SLOTS, Told, read_resources
 from mrun.engine.store.allocs import AllocJob, AllocState, AllocTerms
 from mrun.engine.store.backlog import Backlog, ClassNeeds
@@ -109,7 +110,7 @@ def with_failure(state: AllocState, why: str, now_ms: int, *, is_passing: bool =
         is_passing: it may heal by itself, so that the allocation is not paused.
     """
     failures = state.failures + 1
-    pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(failures - 1, 20))
+    pause_s = pause_after(failures, FIRST_PAUSE_S, LONGEST_PAUSE_S)
     return msgspec.structs.replace(
         state,
         failures=failures,

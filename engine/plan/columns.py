@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
+from mrun.engine.lazy import np
 from mrun.engine.plan.convert import first_row
 
 

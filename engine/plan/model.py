@@ -11,7 +11,7 @@ import enum
 import msgspec
 
 from mrun.engine.resources import Demand
-from mrun.launchers.resources import Needs
+from mrun.launchers.resources import Account, Needs
 
 #: How files of samples can be kept: see work/files.py.
 WAYS_OF_FILES = ("full", "lean", "packed")
@@ -80,7 +80,7 @@ class SampleTable(msgspec.Struct, frozen=True):
         return max(0, len(self.parts) - 1)
 
 
-class JobTerms(msgspec.Struct, frozen=True, omit_defaults=True):
+class JobTerms(Account, frozen=True, omit_defaults=True):
     """What a scheduler is told of the jobs of a node, besides what they need.
 
     Attributes:
@@ -88,10 +88,6 @@ class JobTerms(msgspec.Struct, frozen=True, omit_defaults=True):
         throttle: so many of the step's jobs may be with the scheduler at a time, for each worker; 0: any number.
     """
 
-    bank: str = ""
-    queue: str = ""
-    qos: str = ""
-    reservation: str = ""
     extra: tuple[str, ...] = ()
     throttle: int = 0
 

@@ -8,10 +8,8 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from mrun.engine.errors import WorkspaceError
+from mrun.engine.lazy import np, npt
 from mrun.engine.plan.model import SampleTable
 
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from mrun.engine.errors import Problem, SpecError
+from mrun.engine.lazy import np
 from mrun.engine.plan.compile import column_labels, study_resolver
 from mrun.engine.plan.convert import Warn, check_width, convert_text
 from mrun.engine.plan.findings import Findings

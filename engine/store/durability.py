@@ -14,9 +14,9 @@ import anyio.to_thread
 import msgspec
 import redis.asyncio
 import redis.exceptions
-import structlog
 
 from mrun.engine.errors import BrokerError
+from mrun.engine.logging import log
 from mrun.engine.server.own import flush_each_write
 from mrun.engine.settings import Settings
 from mrun.engine.store.connect import Broker, ServerCheck, check_server, translate_errors, url_of
@@ -28,8 +28,6 @@ FLUSH_PATIENCE_S = 10.0
 
 #: A write and nothing else, for WAITAOF and WAIT to wait for; also on a server that is full.
 _MARK = "#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], '', 'EX', 60)"
-
-log = structlog.get_logger()
 
 
 class FlushNeeds(msgspec.Struct, frozen=True):

@@ -7,14 +7,19 @@ deny, but not choose what runs.
 from __future__ import annotations
 
 import base64
+import functools
 import os
 import secrets
 from pathlib import Path
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from typing import TYPE_CHECKING
 
 from mrun.engine.errors import SealError, SettingsError
+from mrun.engine.lazy import lazy
+
+if TYPE_CHECKING:
+    from mrun.engine.store import cipher
+else:
+    cipher = lazy("mrun.engine.store.cipher")
 
 _KEY_FILE = "seal.key"
 _KEY_BYTES = 32
@@ -29,7 +34,11 @@ class Seal:
     """Seals and opens texts under one key."""
 
     def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(key)
+        self._key = key
+
+    @functools.cached_property
+    def _cipher(self) -> cipher.AESGCM:
+        return cipher.AESGCM(self._key)
 
     def close(self, text: bytes, study: str, part: str) -> bytes:
         """The sealed form of `text`, to be opened only as `part` of `study`."""
@@ -45,7 +54,7 @@ class Seal:
         version, nonce, cipher_text = sealed[:1], sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
         try:
             return self._cipher.decrypt(nonce, cipher_text if version == _VERSION else b"", _bound(study, part))
-        except (InvalidTag, ValueError) as error:
+        except (cipher.InvalidTag, ValueError) as error:
             raise SealError(
                 f"Study '{study}' was queued with another key than this user's ({part} can't be opened).",
                 hint="Copy seal.key from the configuration directory of the machine that queued it.",

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, TypeVar, cast
 import anyio
 import msgspec
 import redis.asyncio
-import structlog
 from redis.exceptions import ResponseError
 
 from mrun.engine.errors import BrokerAwayError, BrokerError, MrunError, NotFoundError, UsageError
+from mrun.engine.logging import log
 from mrun.engine.plan.model import Plan
 from mrun.engine.records import (
     BeatAnswer,
@@ -55,7 +55,6 @@ _LAYOUT = "LAYOUT"
 #: Who waits for ever says so when the server has been away for so long: a lost connection is no news.
 _TOLD_AFTER_S = 1.0
 
-log = structlog.get_logger()
 
 _encode = msgspec.msgpack.encode
 _Answer = TypeVar("_Answer")

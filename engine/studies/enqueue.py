@@ -32,7 +32,6 @@ from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.expanded import text_expander
 from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.generated import with_generated
-from mrun.engine.workspace.plan_file import run_key, write_plan
 from mrun.engine.plan.model import Plan, SampleTable
 from mrun.engine.plan.places import JOURNAL_DIR, Place, place_study
 from mrun.engine.plan.render import NodeText
@@ -45,15 +44,17 @@ from mrun.engine.plan.samples import (
 )
 from mrun.engine.plan.variables import variable_values
 from mrun.engine.plan.workers import WorkerOrders, order_workers
+from mrun.engine.records import Past
 from mrun.engine.resources import Demand, encode_demands
 from mrun.engine.spec.dump import dump_spec
 from mrun.engine.spec.load import load_spec
 from mrun.engine.spec.model import Spec, Text, Tree
+from mrun.engine.store.questions import root_of
 from mrun.engine.store.seal import Seal
-from mrun.engine.records import Past
 from mrun.engine.store.store import Store
 from mrun.engine.store.stored_plan import queues_of_steps
 from mrun.engine.store.views import StepFacts
+from mrun.engine.workspace.plan_file import run_key, write_plan
 
 #: So much of what a failed `generate` printed is shown.
 _TAIL_BYTES = 2000
@@ -248,10 +249,11 @@ def _last_outputs(plan: Plan) -> Iterator[str]:
 async def _study_facts(store: Store, study: str, plan: Plan, order: Order) -> list[str | int | bytes]:
     steps = step_facts(plan)
     walltimes, demands = plan.class_walltimes_s(), plan.class_demands()
-    root = await store.call("HGET", store.keys.study(order.parent_study), "root") if order.parent_study else None
+    root = await root_of(store, order.parent_study) if order.parent_study else None
     return [
         *("name", plan.name, "workspace", plan.workspace, "spec_path", plan.spec_path, "user", getpass.getuser()),
-        *("root", root or study, "priority", order.priority, "instances_left", len(plan.nodes), "step_count", len(steps)),
+        *("root", root or study, "priority", order.priority),
+        *("instances_left", len(plan.nodes), "step_count", len(steps)),
         *(("after", order.after) if order.after else ()),
         *("steps", msgspec.json.encode(steps), "class_count", len(walltimes)),
         *("walltimes", msgspec.json.encode(walltimes), "class_steps", msgspec.json.encode(plan.class_steps())),

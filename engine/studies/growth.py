@@ -17,18 +17,17 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from mrun.engine.studies.enqueue import Queued, queued_study, step_facts
 from mrun.engine.errors import BrokerError, NotFoundError, UsageError, WorkspaceError
-from mrun.engine.workspace.plan_file import WorkspaceStudy, opened, run_key, write_plan
 from mrun.engine.plan.model import Plan, SampleTable
 from mrun.engine.plan.paths import MAX_LISTED_PATHS
 from mrun.engine.plan.places import INFO_DIR
 from mrun.engine.plan.samples import bring_samples, open_samples, value_kind
-from mrun.engine.studies.reopen import reopen_grown
+from mrun.engine.store.questions import UNFINISHED, edition_of, state_of
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
-
-_UNFINISHED = (b"running", b"stopping")
+from mrun.engine.studies.enqueue import Queued, queued_study, step_facts
+from mrun.engine.studies.reopen import reopen_grown
+from mrun.engine.workspace.plan_file import WorkspaceStudy, opened, run_key, write_plan
 
 
 class Added(msgspec.Struct, frozen=True):
@@ -95,9 +94,9 @@ async def _add(store: Store, seal: Seal, kept: WorkspaceStudy, path: str, *, is_
 async def _as_the_server_has_it(store: Store, kept: WorkspaceStudy) -> WorkspaceStudy:
     """The kept study, without samples that an earlier call meant to add, and of which the server has never heard."""
     for run in (kept.run, kept.run - 1):
-        facts = await store.call("HMGET", store.keys.study(run_key(kept.study, run)), "state", "edition")
-        if facts[0] is not None:
-            table, edition = kept.plan.samples, int(facts[1] or 0)
+        key = run_key(kept.study, run)
+        if await state_of(store, key) is not None:
+            table, edition = kept.plan.samples, await edition_of(store, key)
             if table is None or edition >= table.edition:
                 return kept
             parts = table.parts[: edition + 1]
@@ -108,7 +107,7 @@ async def _as_the_server_has_it(store: Store, kept: WorkspaceStudy) -> Workspace
 
 async def _place(store: Store, seal: Seal, kept: WorkspaceStudy, plan: Plan) -> tuple[Queued, int]:
     """Give the plan to the server; returns the study, and the run in which the new samples are."""
-    if await store.call("HGET", store.keys.study(kept.key), "state") in _UNFINISHED:
+    if await state_of(store, kept.key) in UNFINISHED:
         # First where `restart` would look for it, then on the server.
         write_plan(kept.study, kept.run, plan)
         answer = await store.grow(kept.key, plan, seal, msgspec.json.encode(step_facts(plan)))

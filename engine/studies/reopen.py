@@ -13,14 +13,15 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from mrun.engine.studies.enqueue import Opening, Order, Queued, enqueue_run
 from mrun.engine.errors import NotFoundError, UsageError
-from mrun.engine.workspace.downstream import with_downstream
-from mrun.engine.workspace.plan_file import WorkspaceStudy, opened, run_key
 from mrun.engine.plan.model import Plan
+from mrun.engine.store.questions import UNFINISHED, priority_of, state_of
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
+from mrun.engine.studies.enqueue import Opening, Order, Queued, enqueue_run
+from mrun.engine.workspace.downstream import with_downstream
 from mrun.engine.workspace.history import Selection, count_again, past_of, read_fates, select, with_added, without
+from mrun.engine.workspace.plan_file import WorkspaceStudy, opened, run_key
 from mrun.engine.workspace.run_base import Fates, write_base
 
 
@@ -86,8 +87,8 @@ async def _open_run(
 ) -> Queued:
     # First what the new run begins with, so that the journals of old runs do not count for it, whatever happens now.
     write_base(kept.plan, opening.run, remaining, since)
-    priority = await store.call("HGET", store.keys.study(opening.replaces), "priority") if opening.replaces else None
-    order = Order(kept.plan.spec_path, priority=int(priority or 0))
+    priority = await priority_of(store, opening.replaces) if opening.replaces else 0
+    order = Order(kept.plan.spec_path, priority=priority)
     return await enqueue_run(store, seal, kept.plan, order, opening)
 
 
@@ -95,8 +96,8 @@ async def ended_run(store: Store, kept: WorkspaceStudy) -> str:
     """The run that the server still knows, if any: the last one, or the one before if the last was never committed."""
     for run in (kept.run, kept.run - 1):
         key = run_key(kept.study, run)
-        state = await store.call("HGET", store.keys.study(key), "state")
-        if state in (b"running", b"stopping"):
+        state = await state_of(store, key)
+        if state in UNFINISHED:
             raise UsageError(
                 f"Study '{key}' has not ended: what is queued or running is not run a second time.",
                 hint=f"Wait for it (`mrun wait {key}`), or stop it first (`mrun cancel {key}`).",

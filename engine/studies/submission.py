@@ -20,7 +20,6 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from mrun.engine.studies.enqueue import Checked, Order, check, prepare
 from mrun.engine.errors import Problem, SpecError, UsageError
 from mrun.engine.plan.array import Array
 from mrun.engine.plan.columns import count_columns
@@ -29,6 +28,7 @@ from mrun.engine.plan.places import INFO_DIR
 from mrun.engine.spec.dump import dump_spec
 from mrun.engine.spec.model import Text, Tree
 from mrun.engine.spec.names import RESERVED_NAMES
+from mrun.engine.studies.enqueue import Checked, Order, check, prepare
 
 #: The step, hence its directory and files: `<workspace>/run/…/run.out`.
 STEP = "run"

@@ -9,8 +9,8 @@ import math
 import time
 
 import msgspec
-import structlog
 
+from mrun.engine.logging import log
 from mrun.engine.records import BeatAnswer, WorkerAnswer
 from mrun.engine.store.store import Store
 from mrun.engine.work.settler import journal_ended
@@ -23,8 +23,6 @@ _BEATS_A_LEASE = 4
 _BEAT_MOST_S = 2.0
 #: Before the allocation's end: nothing more is claimed; and later, what runs is ended and handed back.
 _DRAIN_BEFORE_S, _END_BEFORE_S = 60.0, 15.0
-
-log = structlog.get_logger()
 
 
 class Heartbeat:

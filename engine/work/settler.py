@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 
 import msgspec
-import structlog
 
+from mrun.engine.logging import log
 from mrun.engine.records import Settlement, SettleResult
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
@@ -19,8 +19,6 @@ from mrun.engine.workspace.journal import Record, Settled, Void
 SETTLE_EVERY_S = 1.0
 #: Claims in one request.
 _CLAIMS_MOST = 64
-
-log = structlog.get_logger()
 
 
 class Settler:

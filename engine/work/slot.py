@@ -9,9 +9,9 @@ import time
 
 import anyio
 import msgspec
-import structlog
 
 from mrun.engine.errors import HandBackError, MrunError
+from mrun.engine.logging import log
 from mrun.engine.records import Claim, SampleState
 from mrun.engine.resources import CPUS
 from mrun.engine.work.executor import Executor
@@ -44,8 +44,6 @@ _LOOK_S = 1.0
 _LOOK_FOR_REST_S = 0.02
 #: How long a guard that is busy may take to reap what was killed.
 _REAPED_WITHIN_S = 1.0
-
-log = structlog.get_logger()
 
 
 class Slot:

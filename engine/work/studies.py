@@ -6,20 +6,18 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
-import structlog
-
+from mrun.engine.logging import log
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.plan.reader import SampleReader
 from mrun.engine.plan.render import NodeText
+from mrun.engine.store.questions import state_of
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 from mrun.engine.workspace.journal import JOURNAL_VERSION, Header, JournalWriter
 
 #: Studies and node texts that stay in memory; the least recently used goes first.
 _STUDIES_MOST, _NODES_MOST = 64, 1024
-
-log = structlog.get_logger()
 
 
 class WorkedStudy:
@@ -91,7 +89,7 @@ class Studies:
 
     async def is_gone(self, study: str) -> bool:
         """Whether the server has forgotten the study. The log says so once, with the command that brings it back."""
-        if await self._store.call("HGET", self._store.keys.study(study), "state") is not None:
+        if await state_of(self._store, study) is not None:
             return False
         if study not in self._gone:
             self._gone.add(study)

@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup
 
 from mrun.engine.errors import BrokerAwayError, LauncherError
+from mrun.engine.logging import log
 from mrun.engine.records import ClaimRequest, WorkerAnswer
 from mrun.engine.resources import CPUS, JOBS, SLOTS, amounts_text, lacking
 from mrun.engine.stop_signals import stop_signals
@@ -43,8 +43,6 @@ _LOOK_FOR_END_EVERY_S = 1.0
 _LOOK_LEAST_S = 0.1
 #: A worker that is to end now has so long to end what it runs, and then to hand it back, if the server answers.
 _END_RUNNING_S, _FAREWELL_S = 5.0, 2.0
-
-log = structlog.get_logger()
 
 
 def look_every_s(options: WorkerOptions) -> float:

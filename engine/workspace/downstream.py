@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from graphlib import TopologicalSorter
+from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
+from mrun.engine.lazy import np, npt
 from mrun.engine.plan.model import Plan
 
 #: For each node an array of bool, shape (samples of the node,).
-Choice = list[npt.NDArray[np.bool_]]
+Choice: TypeAlias = "list[npt.NDArray[np.bool_]]"
 
 
 def with_downstream(plan: Plan, again: Choice) -> Choice:

@@ -7,9 +7,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
+from mrun.engine.lazy import np, npt
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.records import Flags, Past, ReturnCode, SampleState, failure_flags

@@ -10,18 +10,16 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import IO, Any, TypeAlias
 
 from mrun.engine.atomic_file import replaced_file
 from mrun.engine.errors import WorkspaceError
+from mrun.engine.lazy import np, npt
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import JOURNAL_DIR
 
 #: For each node an array of `Fate` (history.py), uint8, shape (samples of the node,).
-Fates = list[npt.NDArray[np.uint8]]
+Fates: TypeAlias = "list[npt.NDArray[np.uint8]]"
 
 _PIECE_BYTES = 1 << 20
 #: Of what is mostly alike, higher levels take three times as long for nothing.

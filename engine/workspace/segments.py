@@ -16,6 +16,7 @@ had been started.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import struct
@@ -25,9 +26,9 @@ from pathlib import Path
 
 import anyio
 import msgspec
-import numpy as np
 
 from mrun.engine.errors import WorkspaceError
+from mrun.engine.lazy import np
 from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.workspace.descriptors import copy, write_all
 
@@ -38,10 +39,6 @@ _BLOCK_SAMPLES = 1 << 20
 _RECORD = struct.Struct("<IIQQQQQi")
 _CHECKSUM = struct.Struct("<I")
 RECORD_BYTES = _RECORD.size + _CHECKSUM.size
-_DTYPE = np.dtype([
-    ("node", "<u4"), ("attempt", "<u4"), ("sample", "<u8"), ("claim", "<u8"), ("offset", "<u8"), ("out", "<u8"),
-    ("err", "<u8"), ("code", "<i4"), ("crc", "<u4"),
-])  # fmt: skip
 _CELL = struct.Struct("<QQQ")
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
 
@@ -184,7 +181,7 @@ def _read_index(path: Path, node: int, low: int, high: int) -> Iterator[Packed]:
         size_bytes = segment.stat().st_size
         if whole == 0:
             return
-        records = np.memmap(path, _DTYPE, mode="r", shape=(whole,))
+        records = np.memmap(path, _records_dtype(), mode="r", shape=(whole,))
     except OSError as error:
         raise WorkspaceError(f"'{path}' can't be read: {error.strerror}.") from error
     samples = records["sample"]
@@ -196,3 +193,11 @@ def _read_index(path: Path, node: int, low: int, high: int) -> Iterator[Packed]:
         own, attempt, sample, claim, offset, out, err, code = _RECORD.unpack_from(body)
         if offset + out + err <= size_bytes:
             yield Packed(own, attempt, sample, claim, offset, out, err, code, str(segment))
+
+
+@functools.cache
+def _records_dtype() -> np.dtype[np.void]:
+    return np.dtype([
+        ("node", "<u4"), ("attempt", "<u4"), ("sample", "<u8"), ("claim", "<u8"), ("offset", "<u8"), ("out", "<u8"),
+        ("err", "<u8"), ("code", "<i4"), ("crc", "<u4"),
+    ])  # fmt: skip

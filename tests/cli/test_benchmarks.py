@@ -74,6 +74,12 @@ def test_idle_workers_have_two_connections_each_at_least():
     assert "evalsha" in found["commands"]
 
 
+def test_startup_is_judged_against_a_bare_python():
+    found = found_by("startup")
+    assert found["wall_over_python"]["python"] == 1
+    assert found["wall_ms"]["run"] > found["wall_ms"]["help"] > found["wall_ms"]["python"]
+
+
 @pytest.mark.slow
 def test_nodes_and_status_tell_their_sizes():
     value = run("nodes", "status")["benchmarks"]

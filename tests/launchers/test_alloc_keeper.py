@@ -45,10 +45,10 @@ class Site:
         assert self.kind.launcher.scheduler is not None
         return JobCalls(self.kind.launcher.scheduler, self.kind.environment)
 
-    async def tend(self) -> KeptAlloc:
-        tended = await self.keeper.tend("sim")
-        assert tended is not None
-        return tended.kept
+    async def maintain(self) -> KeptAlloc:
+        maintained = await self.keeper.maintain("sim")
+        assert maintained is not None
+        return maintained.kept
 
     async def now(self, **fields: object) -> KeptAlloc:
         """Change the state, as if time had gone by."""
@@ -85,14 +85,14 @@ def end(job: Path, code: int = 0) -> None:
 
 async def test_jobs_are_submitted_for_what_waits_and_looked_at_until_they_end(site: Site) -> None:
     await submit(site.store, make_plan(100, S("a")), queues="q")
-    kept = await site.tend()
+    kept = await site.maintain()
     assert [job.is_running for job in kept.state.jobs] == [False, False]
     assert site.names() == ["mrun-alloc-sim-ab12-1", "mrun-alloc-sim-ab12-2"]
     begin(site.jobs()[0])
-    assert [job.is_running for job in (await site.tend()).state.jobs] == [True, False]
+    assert [job.is_running for job in (await site.maintain()).state.jobs] == [True, False]
     # One has ended well: another takes its place.
     end(site.jobs()[0])
-    kept = await site.tend()
+    kept = await site.maintain()
     assert [job.number for job in kept.state.jobs] == [2, 3]
     assert (kept.state.ended, kept.state.failures) == (1, 0)
 
@@ -101,33 +101,33 @@ async def test_five_refusals_in_a_row_pause_it_and_resume_goes_on(site: Site) ->
     await submit(site.store, make_plan(9, S("a")), queues="q")
     await site.allocs.add(replace(TERMS, name="nope", partition="nope"))
     for number in range(1, FAILURES_MOST + 1):
-        tended = await site.keeper.tend("nope")
-        assert tended is not None
-        kept = tended.kept
+        maintained = await site.keeper.maintain("nope")
+        assert maintained is not None
+        kept = maintained.kept
         assert (kept.state.failures, kept.state.jobs) == (number, ())
         assert "No such queue. Job not submitted." in kept.state.error
         # Looked at again before its time, it does nothing.
-        again = await site.keeper.tend("nope")
+        again = await site.keeper.maintain("nope")
         assert again is not None
         assert again.kept.state == kept.state
         ready = await site.allocs.keep("nope", "keeper", 60)
         assert ready is not None
         await site.allocs.note(ready, "keeper", replace(kept.state, retry_at_ms=0))
     assert kept.state.is_paused
-    tended = await site.keeper.tend("nope")
-    assert tended is not None
-    assert tended.kept.state.failures == FAILURES_MOST
+    maintained = await site.keeper.maintain("nope")
+    assert maintained is not None
+    assert maintained.kept.state.failures == FAILURES_MOST
     await site.allocs.ask("nope", RESUME)
-    tended = await site.keeper.tend("nope")
-    assert tended is not None
-    assert (tended.kept.state.failures, tended.kept.state.is_paused, tended.kept.request) == (1, False, "")
+    maintained = await site.keeper.maintain("nope")
+    assert maintained is not None
+    assert (maintained.kept.state.failures, maintained.kept.state.is_paused, maintained.kept.request) == (1, False, "")
 
 
 async def test_a_full_queue_backs_off_and_never_pauses(site: Site) -> None:
     await submit(site.store, make_plan(100, S("a")), queues="q")
     (site.fake_dir / "full").touch()
     kept = await site.now(failures=20)
-    kept = await site.tend()
+    kept = await site.maintain()
     assert (kept.state.failures, kept.state.is_paused) == (21, False)
     assert "Pending job threshold reached" in kept.state.error
     # It may have been submitted: so it counts, until it is sure that there is none of its name.
@@ -135,17 +135,17 @@ async def test_a_full_queue_backs_off_and_never_pauses(site: Site) -> None:
     (site.fake_dir / "full").unlink()
     old = AllocJob(kept.state.last_number, kept.now_ms - 61_000)
     await site.now(jobs=(old,), retry_at_ms=0)
-    kept = await site.tend()
+    kept = await site.maintain()
     assert old.number not in [job.number for job in kept.state.jobs]
     assert len(site.jobs()) == len(kept.state.jobs) == 2
 
 
 async def test_a_job_whose_reply_was_lost_is_found_by_its_name(site: Site) -> None:
     await submit(site.store, make_plan(100, S("a")), queues="q")
-    kept = await site.tend()
+    kept = await site.maintain()
     lost = tuple(replace(job, job="") for job in kept.state.jobs)
     await site.now(jobs=lost)
-    assert (await site.tend()).state.jobs == kept.state.jobs
+    assert (await site.maintain()).state.jobs == kept.state.jobs
     assert len(site.jobs()) == 2
 
 
@@ -154,28 +154,28 @@ async def test_what_was_about_to_be_submitted_counts_while_it_may_still_arrive(s
     kept = await site.now()
     asked = (AllocJob(1, kept.now_ms), AllocJob(2, kept.now_ms))
     await site.now(jobs=asked, last_number=2)
-    assert (await site.tend()).state.jobs == asked
+    assert (await site.maintain()).state.jobs == asked
     assert site.jobs() == []
 
 
 async def test_only_one_of_two_keepers_works(site: Site) -> None:
     await submit(site.store, make_plan(100, S("a")), queues="q")
     other = site.new_keeper("other")
-    await site.tend()
-    assert await other.tend("sim") is None
+    await site.maintain()
+    assert await other.maintain("sim") is None
     await site.keeper.give_up("sim")
-    tended = await other.tend("sim")
-    assert tended is not None
+    maintained = await other.maintain("sim")
+    assert maintained is not None
     assert len(site.jobs()) == 2
 
 
 async def test_a_job_that_failed_is_told_with_what_it_printed_and_slows_the_next(site: Site) -> None:
     await submit(site.store, make_plan(100, S("a")), queues="q")
-    await site.tend()
+    await site.maintain()
     for job in site.jobs():
         end(job, 127)
     site.place.path(TERMS, 2, "err").write_text("mrun: no such program\n")
-    kept = await site.tend()
+    kept = await site.maintain()
     assert (kept.state.jobs, kept.state.failures) == ((), 1)
     assert kept.state.error == f"Job {site.jobs()[1].suffix[1:]} ended with exit code 127. It printed last: " + (
         "mrun: no such program"
@@ -184,65 +184,65 @@ async def test_a_job_that_failed_is_told_with_what_it_printed_and_slows_the_next
 
 async def test_waiting_jobs_are_cancelled_when_no_study_is_left_and_running_ones_are_not(site: Site) -> None:
     study = await submit(site.store, make_plan(100, S("a")), queues="q")
-    await site.tend()
+    await site.maintain()
     running, waiting = site.jobs()
     begin(running)
     (waiting / "held").touch()
     await site.store.cancel(study)
-    await site.tend()
+    await site.maintain()
     assert (waiting / "cancelled").exists()
     assert not (running / "cancelled").exists()
-    assert [job.number for job in (await site.tend()).state.jobs] == [1]
+    assert [job.number for job in (await site.maintain()).state.jobs] == [1]
 
 
 async def test_while_paused_nothing_is_submitted_and_what_runs_is_looked_at(site: Site) -> None:
     await submit(site.store, make_plan(100, S("a")), queues="q")
-    await site.tend()
+    await site.maintain()
     await site.allocs.ask("sim", PAUSE)
     end(site.jobs()[0])
-    assert [job.number for job in (await site.tend()).state.jobs] == [2]
+    assert [job.number for job in (await site.maintain()).state.jobs] == [2]
 
 
 @pytest.mark.parametrize("request_word", [REMOVE, FORCE])
 async def test_remove_cancels_what_waits_and_force_also_what_runs(site: Site, request_word: str) -> None:
     await submit(site.store, make_plan(100, S("a")), queues="q")
-    await site.tend()
+    await site.maintain()
     for job in site.jobs():
         (job / "held").touch()
     running, waiting = site.jobs()
     begin(running)
     await site.allocs.ask("sim", request_word)
-    tended = await site.keeper.tend("sim")
-    assert tended is not None
-    assert tended.is_removed
+    maintained = await site.keeper.maintain("sim")
+    assert maintained is not None
+    assert maintained.is_removed
     assert (waiting / "cancelled").exists()
     assert (running / "cancelled").exists() is (request_word == FORCE)
     with pytest.raises(NotFoundError):
-        await site.keeper.tend("sim")
+        await site.keeper.maintain("sim")
 
 
 async def test_an_allocation_is_not_forgotten_while_a_job_of_it_may_still_arrive(site: Site) -> None:
     kept = await site.now()
     await site.now(jobs=(AllocJob(1, kept.now_ms),), last_number=1)
     await site.allocs.ask("sim", REMOVE)
-    tended = await site.keeper.tend("sim")
-    assert tended is not None
-    assert not tended.is_removed
+    maintained = await site.keeper.maintain("sim")
+    assert maintained is not None
+    assert not maintained.is_removed
 
 
 async def test_a_scheduler_that_can_not_be_asked_is_shown_and_nothing_is_submitted(site: Site) -> None:
     await submit(site.store, make_plan(100, S("a")), queues="q")
-    await site.tend()
+    await site.maintain()
     path = site.kind.environment["PATH"]
     site.kind.environment["PATH"] = str(site.directory / "nowhere")
-    kept = await site.tend()
+    kept = await site.maintain()
     assert "'bjobs' can't be started" in kept.state.error
     assert len(kept.state.jobs) == 2
     # It answers again, and then no more.
     site.kind.environment["PATH"] = path
-    assert (await site.tend()).state.error == ""
+    assert (await site.maintain()).state.error == ""
     site.kind.environment["PATH"] = str(site.directory / "nowhere")
     await site.allocs.ask("sim", REMOVE)
     with pytest.raises(LauncherError, match="bjobs"):
-        await site.keeper.tend("sim")
+        await site.keeper.maintain("sim")
     assert (await site.allocs.look("sim")).state != AllocState()

@@ -15,7 +15,7 @@ from mrun.engine.errors import LauncherError
 from mrun.launchers.base import Allocation, Launcher, WorkerAllocation
 from mrun.launchers.find import launcher_named, prefix_named
 from mrun.launchers.job_calls import JobCalls
-from mrun.launchers.resources import Needs, Resources
+from mrun.launchers.resources import Account, Needs, Resources
 from mrun.launchers.schedulers import EndKind, Job, JobState, JobStatus, Output
 from tests.conftest import wait_until
 from tests.launchers.kinds import ALLOCATED, NAMES, SHORT_S, Kind, faked, install
@@ -257,14 +257,14 @@ async def test_a_job_past_its_walltime_is_told_as_such(kind, script):
 @every(*TAKING)
 async def test_a_refused_job_is_an_error_with_all_that_was_said(kind, script):
     with pytest.raises(LauncherError, match=r"(?i)queue|partition") as caught:
-        await desk_of(kind).submit(job_of(script("true"), queue="nope"))
+        await desk_of(kind).submit(job_of(script("true"), account=Account(queue="nope")))
     assert not caught.value.is_retryable
 
 
 @every("lsf", "pbs")
 async def test_a_full_queue_is_an_error_that_passes(kind, script):
     with pytest.raises(LauncherError) as caught:
-        await desk_of(kind).submit(job_of(script("true"), queue="full"))
+        await desk_of(kind).submit(job_of(script("true"), account=Account(queue="full")))
     assert caught.value.is_retryable
 
 

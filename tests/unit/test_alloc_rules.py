@@ -10,7 +10,7 @@ import pytest
 
 from mrun.engine.alloc import rules
 from mrun.engine.alloc.jobs import JobPlace, needs_of, worker_words, write_job
-from mrun.engine.alloc.sightings import Sighting, after_look
+from mrun.engine.alloc.observed import ObservedJob, after_look
 from mrun.engine.store.allocs import AllocJob, AllocState, AllocTerms
 from mrun.engine.store.backlog import Backlog, ClassNeeds
 from mrun.engine.store.views import WorkerStatus
@@ -161,9 +161,9 @@ def test_waiting_jobs_are_superfluous_when_nothing_has_waited_for_them_for_the_i
 # ------------------------------------------------------------------------------------------------- what became of them
 
 
-def ended(kind: EndKind, code: int = -1, job: AllocJob | None = None, printed: str = "") -> Sighting:
+def ended(kind: EndKind, code: int = -1, job: AllocJob | None = None, printed: str = "") -> ObservedJob:
     one = job or waiting()
-    return Sighting(one, JobStatus(one.job, JobState.ENDED, end=End(kind, code=code)), (), printed)
+    return ObservedJob(one, JobStatus(one.job, JobState.ENDED, end=End(kind, code=code)), (), printed)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_good_end_forgets_failures_and_a_worker_tells_what_a_job_has():
     worker = WorkerStatus("w", "n1", 1, ("sim",), 8, 0, False, 1.0, 1.0, "mrun-alloc-sim-ab12-1", "cpus=8,gpus=1")
     failed = rules.with_failure(state(waiting()), "no", NOW_MS)
     running = JobStatus("1", JobState.RUNNING)
-    after = after_look(failed, [Sighting(waiting(), running, (worker, worker))], NOW_MS)
+    after = after_look(failed, [ObservedJob(waiting(), running, (worker, worker))], NOW_MS)
     assert (after.slots, after.resources, after.error, after.failures) == (16, "cpus=8,gpus=1", "", 1)
     assert after.jobs[0].has_worked
     assert after_look(after, [ended(EndKind.EXITED, 0, after.jobs[0])], NOW_MS).failures == 0
@@ -203,8 +203,8 @@ def test_a_good_end_forgets_failures_and_a_worker_tells_what_a_job_has():
 
 def test_a_job_that_its_scheduler_has_forgotten_has_ended_but_not_a_new_one():
     unknown = JobStatus("1", JobState.UNKNOWN)
-    assert after_look(state(waiting()), [Sighting(waiting(), unknown)], NOW_MS + 1000).jobs == (waiting(),)
-    assert after_look(state(waiting()), [Sighting(waiting(), unknown)], NOW_MS + 61_000).jobs == ()
+    assert after_look(state(waiting()), [ObservedJob(waiting(), unknown)], NOW_MS + 1000).jobs == (waiting(),)
+    assert after_look(state(waiting()), [ObservedJob(waiting(), unknown)], NOW_MS + 61_000).jobs == ()
 
 
 # ------------------------------------------------------------------------------------------------- its job

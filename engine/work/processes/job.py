@@ -213,10 +213,7 @@ class JobProcess(Process):
             err_path=str(made.err),
             name=self.name,
             needs=made.sample.text.terms.needs,
-            bank=terms.bank,
-            queue=terms.queue,
-            qos=terms.qos,
-            reservation=terms.reservation,
+            account=terms,
             extra=terms.extra,
         )
         return job, {**self._variables, "MRUN_RESUME": "1"} if made.is_resumed else self._variables

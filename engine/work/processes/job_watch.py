@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup, TaskStatus
 
-from mrun.engine.back_off import BackOff
+from mrun.engine.backoff import BackOff
 from mrun.engine.errors import HandBackError, LauncherAwayError, LauncherError, MrunError
+from mrun.engine.logging import log
 from mrun.engine.work.processes.job import JobProcess, JobRecord, JobSample
 from mrun.engine.work.wakeup import Wakeup
 from mrun.launchers.find import launcher_named
@@ -30,8 +30,6 @@ _UNKNOWN_LOOKS_MOST = 3
 _REFUSALS_MOST = 3
 #: A job that has not ended so long after it was cancelled is cancelled again.
 _CANCEL_AGAIN_S = 10.0
-
-log = structlog.get_logger()
 
 
 class Jobs:

@@ -14,9 +14,8 @@ import signal
 import time
 from collections.abc import Mapping
 
-import structlog
-
 from mrun.engine.errors import HandBackError
+from mrun.engine.logging import log
 from mrun.engine.plan.model import PlanStep
 from mrun.engine.work.groups import signal_group
 from mrun.engine.work.outcomes import Exit
@@ -41,8 +40,6 @@ _MAY_GIVE_UP = re.compile(
     r"(?<!\w)(?:let|readonly|declare|typeset|local|export|eval|source|shopt|read|unset)(?!\w)",
     re.MULTILINE,
 )
-
-log = structlog.get_logger()
 
 
 def needs_whole_shell(step: PlanStep) -> bool:

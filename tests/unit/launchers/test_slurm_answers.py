@@ -6,7 +6,7 @@ import pytest
 import structlog
 
 from mrun.engine.errors import LauncherAwayError, LauncherError
-from mrun.launchers.resources import Needs
+from mrun.launchers.resources import Account, Needs
 from mrun.launchers.schedulers import EndKind, Job, JobState, Output
 from mrun.launchers.slurm import SlurmLauncher
 from mrun.launchers.slurm_jobs import STATES, SlurmScheduler, status_of
@@ -92,7 +92,8 @@ def test_the_id_of_a_job(out):
 
 def test_a_job_in_words():
     needs = Needs(nodes=2, procs=8, cores_per_task=2, gpus=4, walltime_s=90, is_exclusive=True)
-    job = Job("/w/s.sh", "/w", "/w/100%.out", "/w/s.err", "sim", needs, "bank", "batch", extra=("--mail-type=END",))
+    account = Account(bank="bank", queue="batch")
+    job = Job("/w/s.sh", "/w", "/w/100%.out", "/w/s.err", "sim", needs, account, ("--mail-type=END",))
     assert " ".join(SlurmScheduler().submit_command(job)) == (
         "sbatch --parsable --no-requeue --open-mode=append --job-name=sim --chdir=/w --output=/w/100%%.out "
         "--error=/w/s.err --nodes=2 --ntasks=8 --cpus-per-task=2 --gpus=4 --time=00:02:00 --account=bank "

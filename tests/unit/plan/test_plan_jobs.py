@@ -25,7 +25,7 @@ def test_a_job_is_told_what_the_batch_block_says_and_the_step_knows_better():
     run: Any = {"resources": {"nodes": 2, "procs": 8, "qos": "high", "reservation": "r"}, "walltime": "90"}
     (made,) = planned(**run, launcher_texts={"slurm": "--mem=4G --comment='a b'"}, throttle=7).steps
     extra = ("--mem=4G", "--comment=a b")
-    assert made.job == JobTerms("physics", "day", "high", "r", extra, throttle=7)
+    assert made.job == JobTerms(extra, 7, bank="physics", queue="day", qos="high", reservation="r")
     assert (made.started_by, made.needs) == ("slurm", Needs(nodes=2, procs=8, walltime_s=90))
 
 

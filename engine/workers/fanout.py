@@ -17,37 +17,40 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from mrun.cli.one_worker import PARENT_VARIABLE, STDIN_VARIABLE
-from mrun.cli.output import Output
 from mrun.engine.errors import ExitCode, LauncherError, MrunError
 from mrun.engine.stop_signals import stop_signals
 from mrun.engine.work.guard import HELLO, STOP, GuardLink, run_guarded
+from mrun.engine.workers.environment import PARENT_VARIABLE, STDIN_VARIABLE
 from mrun.launchers.find import launcher_named
-from mrun.launchers.schedulers import EndKind
-from mrun.launchers.schedulers import Output as Ended
+from mrun.launchers.schedulers import EndKind, Output
 from mrun.launchers.worker_launch import Launched
 
 #: Of what a launcher writes to stderr, so much is kept, in which it says why it failed.
 _TAIL_BYTES = 16_384
 
 
-def fan_out(launches: Sequence[Launched], environment: Mapping[str, str], output: Output) -> int:
+def fan_out(launches: Sequence[Launched], environment: Mapping[str, str], report: Callable[[MrunError], None]) -> int:
     """Start all, pass signals on, and wait; returns the worst exit code.
 
     Must be called before threads or an event loop are started.
+
+    Args:
+        report: tells the user of an error, in the process that starts them.
     """
     return run_guarded(
-        functools.partial(_engine, launches, environment, output), ends_with_parent=PARENT_VARIABLE in environment
+        functools.partial(_engine, launches, environment, report), ends_with_parent=PARENT_VARIABLE in environment
     )
 
 
-def _engine(launches: Sequence[Launched], environment: Mapping[str, str], output: Output, link: GuardLink) -> int:
+def _engine(
+    launches: Sequence[Launched], environment: Mapping[str, str], report: Callable[[MrunError], None], link: GuardLink
+) -> int:
     try:
-        return _FanOut(environment, output, link).run(launches)
+        return _FanOut(environment, report, link).run(launches)
     except MrunError as error:
-        output.error(error)
+        report(error)
         return int(error.exit_code)
 
 
@@ -86,9 +89,9 @@ class _Started:
 
 
 class _FanOut:
-    def __init__(self, environment: Mapping[str, str], output: Output, link: GuardLink) -> None:
+    def __init__(self, environment: Mapping[str, str], report: Callable[[MrunError], None], link: GuardLink) -> None:
         self._inherited = {name: value for name, value in environment.items() if name != PARENT_VARIABLE}
-        self._output = output
+        self._report = report
         self._link = link
         self._started: list[_Started] = []
         self._signals = 0
@@ -183,11 +186,11 @@ class _FanOut:
         """The exit code of a command that has ended; an error is told if the launcher did not start its workers."""
         code = one.process.returncode
         if not one.launch.is_here and code > 0:
-            end = launcher_named(one.launch.launcher).end_of(Ended(code, err=one.tail.decode(errors="replace")))
+            end = launcher_named(one.launch.launcher).end_of(Output(code, err=one.tail.decode(errors="replace")))
             if end.kind is EndKind.REFUSED:
                 hint = "Correct what is asked of it, or start workers on this machine with --nodes here."
                 error = LauncherError(f"{one.launch.launcher} did not start the workers: {end.why}", hint=hint)
-                self._output.error(error)
+                self._report(error)
                 return int(error.exit_code)
         if self._signals and code == -signal.SIGTERM:
             # It had not come so far that it could hear what it was asked.

@@ -12,7 +12,7 @@ from mrun.engine.store.views import WorkerStatus
 from mrun.launchers.schedulers import JobState, JobStatus
 
 
-class Sighting(msgspec.Struct, frozen=True):
+class ObservedJob(msgspec.Struct, frozen=True):
     """A job, what the scheduler says of it (None: its id is not known), and its workers that live."""
 
     job: AllocJob
@@ -47,7 +47,7 @@ def has_ended(job: AllocJob, status: JobStatus | None, now_ms: int) -> bool:
     return status.state is JobState.ENDED or (is_forgotten and is_old)
 
 
-def after_look(state: AllocState, seen: Iterable[Sighting], now_ms: int) -> AllocState:
+def after_look(state: AllocState, seen: Iterable[ObservedJob], now_ms: int) -> AllocState:
     """The state after a look at all of its jobs. Several that failed meanwhile count as one failure."""
     lasting: list[AllocJob] = []
     failures: list[str] = []
@@ -69,7 +69,7 @@ def after_look(state: AllocState, seen: Iterable[Sighting], now_ms: int) -> Allo
     return with_failure(state, failures[-1], now_ms) if failures else state
 
 
-def _lasting(seen: Sighting) -> AllocJob:
+def _lasting(seen: ObservedJob) -> AllocJob:
     """A job that has not ended, with what was seen. One that ran does not wait again."""
     is_running = seen.job.is_running or (seen.status is not None and seen.status.state is JobState.RUNNING)
     has_worked = seen.job.has_worked or bool(seen.workers)

@@ -1,4 +1,4 @@
-"""What a worker that is started here would have: settings and options, and what is found where they are silent."""
+"""What a worker that is started here would have: what settings and options say, else what is found."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def allocation_here() -> Allocation | None:
     return around[1] if around else None
 
 
-def stock_of(settings: Settings, allocation: Allocation | None, slots: int | None) -> Inventory:
-    """All that a worker has which is started in this process's place."""
+def inventory_here(settings: Settings, allocation: Allocation | None, slots: int | None) -> Inventory:
+    """All that a worker has which starts where this process runs."""
     told = read_resources(settings.resources) if settings.resources else Told()
     return take_stock(told, slots, find_inventory(os.environ, allocation), tuple(os.sched_getaffinity(0)))

@@ -1,0 +1,1 @@
+"""Starting workers: in this process, as a child, or on the nodes of an allocation."""
