@@ -133,7 +133,7 @@ def mrun_timers(on: Stage, names: Sequence[str]) -> Iterator[dict[str, Timer]]:
     """Row → its timer. Their workers live, and wait, until the block's end."""
     workers = {name: on.start("work", "--queues", name, "--slots", CORES) for name in names}
     try:
-        while on.client.zcard("{mrun}:workers") < len(workers):
+        while on.client.zcard("{mrun}:2:workers") < len(workers):
             _see_alive(on, *workers.values())
             time.sleep(0.02)
         yield {name: partial(_time_mrun, on, name, worker) for name, worker in workers.items()}
@@ -157,7 +157,7 @@ def _time_mrun(on: Stage, name: str, worker: subprocess.Popen[bytes], samples: i
     cpu_s, server_s = tree_cpu_s(worker.pid), on.server_seconds()
     on.queue_here(spec)
     deadline = time.monotonic() + PATIENCE_S
-    while not on.client.xread({"{mrun}:events": last}, block=1000):
+    while not on.client.xread({"{mrun}:2:events": last}, block=1000):
         _see_alive(on, worker, deadline=deadline)
     cpu_s, server_s = tree_cpu_s(worker.pid) - cpu_s, on.server_seconds() - server_s
     return Slice(marks.wall_s(samples), cpu_s / samples, server_s / samples)
@@ -165,7 +165,7 @@ def _time_mrun(on: Stage, name: str, worker: subprocess.Popen[bytes], samples: i
 
 def _last_event(on: Stage) -> str:
     """Of the studies that have ended, the last one's entry."""
-    entries: list[Any] = on.client.xrevrange("{mrun}:events", count=1) or []
+    entries: list[Any] = on.client.xrevrange("{mrun}:2:events", count=1) or []
     return entries[0][0].decode() if entries else "0"
 
 

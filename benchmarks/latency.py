@@ -156,7 +156,7 @@ def measure(size: Size) -> dict[str, Any]:
     with stage() as on:
         workers = [on.start("work", "--queues", queue, "--slots", 2) for queue in QUEUES]
         try:
-            while on.client.zcard("{mrun}:workers") < len(workers):
+            while on.client.zcard("{mrun}:2:workers") < len(workers):
                 if any(worker.poll() is not None for worker in workers):
                     raise RuntimeError((on.directory / "background.log").read_text()[-2000:])
                 time.sleep(0.02)

@@ -90,12 +90,12 @@ async def retried_and_ready(case: Case, bad: int) -> int:
     later = keys.retries("s")
     await client.zadd(later, dict.fromkeys(await client.zrange(later, 0, -1), 1))
     await client.zadd(keys.later, {"s": 1})
-    counts: dict[bytes, bytes] = {b"retrying": b"1"}
-    while int(counts[b"retrying"]):
+    counts: dict[bytes, bytes] = {b"0:retrying": b"1"}
+    while int(counts[b"0:retrying"]):
         for claim in await case.claim(1):
             await case.store.hand_back(_WORKER, claim, claim.lo)
-        counts = await client.hgetall(keys.step("s", 0))
-    assert int(counts[b"ready"]) == bad, counts
+        counts = await client.hgetall(keys.study("s"))
+    assert int(counts[b"0:ready"]) == bad, counts
     return case.one.server_bytes() - before
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
 import time
 from collections.abc import Callable
-
-from redis.exceptions import ResponseError
 
 from tests.chaos.arena import Arena, function_of
 from tests.conftest import wait_until
@@ -53,6 +50,7 @@ def client_pause(arena: Arena, random: random.Random) -> None:
 
 
 def script_flush(arena: Arena, random: random.Random) -> None:
+    arena.ask("FUNCTION", "FLUSH")
     arena.ask("SCRIPT", "FLUSH")
 
 
@@ -68,15 +66,6 @@ def full_memory(arena: Arena, random: random.Random) -> None:
     arena.ask("CONFIG", "SET", "maxmemory", 1)
     time.sleep(random.uniform(0.1, 0.5))  # the fault itself
     arena.ask("CONFIG", "SET", "maxmemory", 0)
-
-
-def destroy_groups(arena: Arena, random: random.Random) -> None:
-    client = arena.server.client()
-    for key in client.scan_iter("{mrun}:queue:*:*", count=1000):
-        # A stream that is gone by now.
-        with contextlib.suppress(ResponseError):
-            client.xgroup_destroy(key, "workers")
-    client.close()
 
 
 def step_clock(arena: Arena, random: random.Random) -> None:
@@ -143,7 +132,7 @@ def _freeze(arena: Arena, pid: int) -> None:
 #: These do nothing to anybody's process.
 OF_THE_SERVER: tuple[Fault, ...] = (
     cut_connections, lose_a_reply, lose_many_replies, half_open, slow_network, client_kill, client_pause, script_flush,
-    restart_server, freeze_server, full_memory, destroy_groups, step_clock,
+    restart_server, freeze_server, full_memory, step_clock,
 )  # fmt: skip
 #: After these no sample may have run twice: everybody was cut off alike, or said good-bye in order.
 HARMLESS: tuple[Fault, ...] = (*OF_THE_SERVER, drain_worker)

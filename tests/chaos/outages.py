@@ -77,7 +77,7 @@ def assert_taken_over_in_time(arena: Arena, lease_s: float) -> None:
     victim = arena.work(lease_s, slots=1)
     arena.wait_ran(1)
     arena.work(lease_s, slots=1)
-    wait_until(lambda: arena.ask("ZCARD", "{mrun}:workers") == 2, "the server knows both")
+    wait_until(lambda: arena.ask("ZCARD", "{mrun}:2:workers") == 2, "the server knows both")
     # When the first is killed
     os.kill(arena.lab.engine_of(victim), signal.SIGKILL)
     killed_at = time.monotonic()

@@ -156,8 +156,8 @@ class _Link:
     def _on_answer(self, data: bytes) -> bool:
         if self._losing is None:
             return True
-        if data.startswith(b"-NOSCRIPT"):
-            # Nothing was done. The script itself comes next, and nobody else's turn is to be taken.
+        if data.startswith(b"-ERR Function not found"):
+            # Nothing was done. The function is loaded and called again, and nobody else's turn is to be taken.
             self._proxy.lose_reply(self._losing.digest)
             self._losing, self._proxy.is_hole = None, False
             return True

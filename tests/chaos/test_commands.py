@@ -40,8 +40,8 @@ def test_killed_queue_leaves_a_whole_study_or_none(arena: Arena) -> None:
         queue.communicate()
     # I expect what is seen to be whole, and what is not to expire
     seen = studies(arena)
-    for key in arena.server.client().scan_iter("{mrun}:study:*", count=1000):
-        name = key.decode().split(":")[2]
+    for key in arena.server.client().scan_iter("{mrun}:2:study:*", count=1000):
+        name = key.decode().split(":")[3]
         assert name in seen or arena.server.client().ttl(key) > 0, key
     arena.work(lease_s=3)
     for study in seen:

@@ -18,7 +18,7 @@ def assert_nothing_stays(arena: Arena) -> None:
     """No study is seen, and what was laid down for one expires."""
     assert studies(arena) == []
     client = arena.server.client()
-    assert [key for key in client.scan_iter("{mrun}:study:*", count=1000) if client.ttl(key) <= 0] == []
+    assert [key for key in client.scan_iter("{mrun}:2:study:*", count=1000) if client.ttl(key) <= 0] == []
 
 
 @pytest.mark.slow

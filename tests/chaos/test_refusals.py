@@ -53,7 +53,7 @@ def test_connections_of_one_worker_that_are_killed_all_the_time_are_made_again(a
     arena.wait_ran(3)
     of_first = connections()
     arena.work(lease_s=3, slots=1)
-    wait_until(lambda: arena.ask("ZCARD", "{mrun}:workers") == 2, "the server knows both")
+    wait_until(lambda: arena.ask("ZCARD", "{mrun}:2:workers") == 2, "the server knows both")
     # When those of the second are killed, and killed again
     for number in range(1, 6):
         with arena.server.client() as admin:

@@ -117,12 +117,13 @@ class Home:
     def counts(self, study: str, step: int) -> dict[str, int]:
         """What the server counts of a step: quicker than a command, for waiting."""
         with self.server() as client:
-            raw = client.hgetall(f"{{mrun}}:study:{study}:step:{step}")
-        return {name: int(value) for name, value in raw.items() if value.lstrip("-").isdigit()}
+            raw = client.hgetall(f"{{mrun}}:2:study:{study}")
+        own = {name.removeprefix(f"{step}:"): value for name, value in raw.items() if name.startswith(f"{step}:")}
+        return {name: int(value) for name, value in own.items() if value.isdigit()}
 
     def worker_names(self) -> list[str]:
         with self.server() as client:
-            return client.zrange("{mrun}:workers", 0, -1)
+            return client.zrange("{mrun}:2:workers", 0, -1)
 
     # ------------------------------------------------------------------------------------------------- the end
 

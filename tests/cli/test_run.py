@@ -143,7 +143,7 @@ def test_first_interrupt_lets_running_samples_finish_and_leaves_the_study_queued
 
 def home_is_draining(home: Home) -> str:
     with home.server() as client:
-        return "".join(client.hget(f"{{mrun}}:worker:{name}", "is_draining") or "" for name in home.worker_names())
+        return "".join(client.hget(f"{{mrun}}:2:worker:{name}", "is_draining") or "" for name in home.worker_names())
 
 
 @pytest.mark.slow

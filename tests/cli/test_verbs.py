@@ -103,7 +103,7 @@ def test_stop_reaches_the_workers_of_a_queue_and_no_others(home: Home) -> None:
 
 def worker_requests(home: Home) -> list[bytes]:
     with home.server() as client:
-        return [str(client.hget(f"{{mrun}}:worker:{name}", "request")).encode() for name in home.worker_names()]
+        return [str(client.hget(f"{{mrun}}:2:worker:{name}", "request")).encode() for name in home.worker_names()]
 
 
 # --------------------------------------------------------------------------------------------------------- purge, wait

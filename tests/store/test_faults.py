@@ -125,25 +125,6 @@ async def test_stream_that_is_lost_and_at_once_made_anew_fails_its_study(store: 
     assert await store.client.exists(store.keys.stream("q", study, 0)) == 0
 
 
-async def test_destroyed_group_is_made_anew_and_nothing_is_claimed_twice(store: Store) -> None:
-    # Given a stream with entries of which some are held, by two workers
-    study = await submit(store, make_plan(30, S("a", options={"chunk": 3})))
-    one, two = await worker_of(store, "one"), await worker_of(store, "two")
-    (first,), (second,) = await one.claim(), await two.claim()
-    await store.client.xgroup_destroy(store.keys.stream("q", study, 0), "workers")
-    # When both go on
-    assert await one.settle(first, OutcomeRun(1, "finished")) == "ok"
-    assert await store.hand_back("two", second, second.lo + 1)
-    assert await two.settle(second, OutcomeRun(1, "finished")) == "ok"
-    two.claims.clear()
-    claims = await two.drain()
-    # I expect every sample but the two that are still held
-    assert sum(claim.hi - claim.lo for claim in claims) == 30 - 3 - 1
-    assert await one.settle(first, OutcomeRun(2, "finished"), lo=first.lo + 1) == "ok"
-    assert await state_of(store, study) == "finished"
-    assert await step_counts(store, study, 0) == {"finished": 30}
-
-
 @pytest.mark.parametrize("is_held", [False, True])
 async def test_lost_plan_fails_its_study(store: Store, is_held: bool) -> None:
     study = await submit(store, make_plan(9, S("a", options={"chunk": 2}), S("b", after=("a",))))

@@ -76,7 +76,7 @@ def test_forged_entries_end_their_studies_with_a_reason_or_change_nothing_and_ha
     studies = [queue(lab, samples=5) for _ in FORGED]
     with contextlib.closing(lab.server.client()) as client:
         for study, fields in zip(studies, FORGED, strict=True):
-            client.xadd(f"{{mrun}}:queue:merlin:{study}:0", dict[Any, Any](fields))
+            client.xadd(f"{{mrun}}:2:queue:merlin:{study}:0", dict[Any, Any](fields))
     other = lab.queue(lab.spec(SPEC.replace("$LEDGER/a", "$LEDGER/other"), "other.yaml"))
     work_off(lab)
     for study, fields in zip(studies, FORGED, strict=True):
@@ -107,8 +107,8 @@ def test_sealed_part_that_was_changed_or_put_in_from_another_study_is_refused(la
     study = queue(lab)
     other = lab.queue(lab.spec(SPEC.replace("target", "other"), "other.yaml"))
     with contextlib.closing(lab.server.client()) as client:
-        for content in (client.hget(f"{{mrun}}:study:{other}:plan", field), b"\x81garbage"):
-            client.hset(f"{{mrun}}:study:{study}:plan", field, content)
+        for content in (client.hget(f"{{mrun}}:2:study:{other}:plan", field), b"\x81garbage"):
+            client.hset(f"{{mrun}}:2:study:{study}:plan", field, content)
             work_off(lab, code=6)
             assert f"refuses study '{study}'" in lab.logs()
     assert lab.study(study)["by_step"]["a"]["ready"] == 40
@@ -118,7 +118,7 @@ def test_sealed_part_that_was_changed_or_put_in_from_another_study_is_refused(la
 @pytest.mark.slow
 def test_damaged_facts_of_a_study_are_shown_as_far_as_they_go_and_it_can_be_purged(lab: Lab) -> None:
     study = queue(lab)
-    key = f"{{mrun}}:study:{study}"
+    key = f"{{mrun}}:2:study:{study}"
     with contextlib.closing(lab.server.client()) as client:
         facts: dict[Any, Any] = client.hgetall(key)
         for value in (b"garbage", b"\xff\xfe", b'{"a": 1}', b"9" * 40, b"-1"):

@@ -89,7 +89,7 @@ def test_queue_that_is_killed_leaves_a_whole_study_or_none(lab: Lab) -> None:
         assert sum(step["ready"] + step["waiting"] for step in one["steps"]) == 6000, one
     assert {row["study"] for row in lab.json("inspect")["queues"]} == set(studies)
     for key in client.scan_iter("*:study:*"):
-        if key.decode().split(":")[2] not in studies:
+        if key.decode().split(":")[3] not in studies:
             assert client.ttl(key) > 0, key
     wait_until(lambda: not lab.leftovers(), "no process is left")
 
