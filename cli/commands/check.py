@@ -122,7 +122,7 @@ def _forecast(checked: Checked) -> Forecast:
     if request is not None and table is None:
         # Nodes and edges do not depend on samples: any table of the right width will do.
         table = SampleTable("npy", request.paths[0], 1, request.columns, 0, 0)
-    plan = compile_plan(checked.spec, checked.place, table)
+    plan = compile_plan(checked.resolved, table)
     warnings = (*checked.warnings, *(text for text in plan.warnings if text not in checked.warnings))
     # A text table is read from its converted copy, which is gone: the file that was given is meant.
     path = _samples_path(checked, is_count_known=is_count_known)

@@ -11,9 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from mrun.engine.errors import Problem, SpecError
-from mrun.engine.plan.compile import study_resolver
-from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.places import Place
+from mrun.engine.plan.resolve import Resolver
 from mrun.engine.spec.model import GitDependency, Spec, Text
 
 #: Of what git said, so many lines are shown.
@@ -33,21 +31,18 @@ class Clone(msgspec.Struct, frozen=True):
     where: Problem = Problem("")
 
 
-def clones_of(spec: Spec, place: Place) -> tuple[Clone, ...]:
+def read_clones(spec: Spec, resolver: Resolver) -> tuple[Clone, ...]:
     """The clones that a study asks for. Makes nothing.
 
-    Raises:
-        SpecError: for tokens that have no value here.
+    Args:
+        resolver: knows the path of each by its name.
     """
-    findings = Findings(spec.shown_path)
-    resolver = study_resolver(spec, place, findings)
 
     def text(given: Text | None, what: str) -> str:
         return resolver.study_text(given, what).strip() if given else ""
 
     def clone(git: GitDependency) -> Clone:
         name = git.name.value
-        where = Problem("", spec.shown_path, git.url.line, git.url.column)
         return Clone(
             name,
             text(git.url, f"the url of '{name}'"),
@@ -55,12 +50,10 @@ def clones_of(spec: Spec, place: Place) -> tuple[Clone, ...]:
             text(git.tag, f"the tag of '{name}'"),
             text(git.branch, f"the branch of '{name}'"),
             text(git.hash, f"the hash of '{name}'"),
-            where,
+            Problem("", spec.shown_path, git.url.line, git.url.column),
         )
 
-    clones = tuple(clone(git) for git in spec.git_dependencies)
-    findings.raise_problems()
-    return clones
+    return tuple(clone(git) for git in spec.git_dependencies)
 
 
 def make_clone(clone: Clone, environment: Mapping[str, str], cwd: str) -> None:

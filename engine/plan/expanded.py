@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from mrun.engine.plan.compile import study_resolver
-from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.names import Meaning
-from mrun.engine.plan.places import Place
+from mrun.engine.plan.resolved import Resolved
 from mrun.engine.plan.tokens import Use
-from mrun.engine.spec.model import Spec, Text
+from mrun.engine.spec.model import Text
 
 
-def text_expander(spec: Spec, place: Place) -> Callable[[Text], str]:
+def text_expander(resolved: Resolved) -> Callable[[Text], str]:
     """A function that expands any text of the spec; tokens that depend on step, row or sample stay as they are.
 
-    What `--vars` sets stands in the place of what env said. It finds no problems: `check_plan` does.
+    What `--vars` sets stands in the place of what env said.
     """
-    resolver = study_resolver(spec, place, Findings(spec.shown_path))
+    spec, resolver = resolved.spec, resolved.resolver
     scripts = {script for step in spec.steps for script in (step.run.cmd, step.run.restart)}
     scripts.add(spec.samples.generate if spec.samples else None)
     env = {**spec.labels, **spec.variables}
-    overridden = {env[name]: resolver.variables.texts[name] for name in place.variables if name in env}
+    overridden = {env[name]: resolver.variables.texts[name] for name in resolved.place.variables if name in env}
 
     def known(part: str | Use) -> str | Use:
         if isinstance(part, str):

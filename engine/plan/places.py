@@ -10,10 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.names import RETURN_CODES, SPEC_COPIES
 from mrun.engine.plan.resolve import Resolver
-from mrun.engine.plan.variables import Variables
 from mrun.engine.spec.model import Spec
 
 INFO_DIR = "merlin_info"
@@ -56,31 +54,25 @@ class Place(msgspec.Struct, frozen=True):
 
 def place_study(
     spec: Spec,
+    resolver: Resolver,
     *,
     variables: Mapping[str, str],
     output_path: str | None,
     now: datetime,
     environment: Mapping[str, str],
     cwd: str,
-    findings: Findings | None = None,
 ) -> Place:
-    """Expand the study's name and output path. Makes and reads nothing.
+    """Expand the study's name and output path. Makes and reads nothing; what is wrong is noted by the resolver.
 
     Args:
+        resolver: a new one; it gets the values that are known before the place is.
         variables: what `--vars` sets.
         output_path: what `-o` says; it comes before `OUTPUT_PATH` of env.
-        findings: takes what is wrong; then nothing is raised for it, and the place is none to make.
-
-    Raises:
-        SpecError: for reserved names, keys of `--vars` that env does not have, circles among variables, a bad name.
     """
-    noted = Findings(spec.shown_path) if findings is None else findings
-    words = Variables(spec, variables, environment, noted)
-    for text in words.texts.values():
-        words.flat(text)
+    for text in resolver.variables.texts.values():
+        resolver.variables.flat(text)
     spec_path = _absolute(spec.path, cwd)
     timestamp = now.strftime(_TIMESTAMP_FORMAT)
-    resolver = Resolver(spec, words, noted)
     resolver.values = {"SPECROOT": os.path.dirname(spec_path), "MERLIN_TIMESTAMP": timestamp, **RETURN_CODES}
     parent = _output_path(resolver, output_path, cwd)
     resolver.values["OUTPUT_PATH"] = parent
@@ -88,9 +80,7 @@ def place_study(
     # A token that is left has been noted, and so has a name that is missing.
     if spec.name.value and "$(" not in name and (not name or _BAD_IN_NAME.search(name)):
         message = f"The study's name '{name}' may hold only letters, digits, blanks and '-_.()'."
-        noted.error(spec.name, message)
-    if findings is None:
-        noted.raise_problems()
+        resolver.findings.error(spec.name, message)
     workspace = os.path.join(parent, f"{name.replace(' ', '_')}_{timestamp}")
     return Place(name, parent, workspace, timestamp, spec_path, cwd, dict(variables), dict(environment))
 

@@ -12,11 +12,8 @@ import msgspec
 
 from mrun.engine.errors import Problem, SpecError
 from mrun.engine.lazy import np
-from mrun.engine.plan.compile import column_labels, study_resolver
 from mrun.engine.plan.convert import Warn, check_width, convert_text
-from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.model import SampleTable
-from mrun.engine.plan.places import Place
 from mrun.engine.spec.merlin_block import SAMPLE_EXTENSIONS
 from mrun.engine.spec.model import Spec, Text, Tree
 
@@ -35,31 +32,6 @@ class SamplesRequest(msgspec.Struct, frozen=True):
     columns: tuple[str, ...]
     generate: str | None
     shell: str
-
-
-def samples_request(spec: Spec, place: Place, findings: Findings | None = None) -> SamplesRequest | None:
-    """What to open, and what to run if it is not there; None for a study without samples.
-
-    Args:
-        findings: takes what is wrong; then nothing is raised for it.
-
-    Raises:
-        SpecError: for tokens that have no value here.
-    """
-    samples = spec.samples
-    if samples is None:
-        return None
-    noted = Findings(spec.shown_path) if findings is None else findings
-    resolver = study_resolver(spec, place, noted)
-    file = resolver.study_text(samples.file, "merlin.samples.file").strip()
-    columns = tuple(label for _, label in column_labels(spec, resolver))
-    script = samples.generate
-    generate = resolver.study_text(script, "merlin.samples.generate.cmd", is_script=True) if script else None
-    shell = resolver.study_text(spec.batch.shell, "batch.shell").strip()
-    if findings is None:
-        noted.raise_problems()
-    paths = dict.fromkeys(os.path.normpath(os.path.join(base, file)) for base in (place.workspace, place.cwd))
-    return SamplesRequest(tuple(paths), columns, generate, shell)
 
 
 def with_samples_file(spec: Spec, path: str) -> Spec:

@@ -8,11 +8,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import msgspec
 
 from mrun.engine.nearest import nearest_hint
-from mrun.engine.plan.compile import study_resolver
 from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.launches import read_launch
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.places import Place
+from mrun.engine.plan.resolve import Resolver
 from mrun.engine.spec.model import Spec, Text, WorkerSettings
 from mrun.launchers.worker_launch import HERE, WorkerLaunch
 
@@ -50,42 +49,43 @@ class _Entry(msgspec.Struct, frozen=True):
     launch: WorkerLaunch = WorkerLaunch()
 
 
-def order_workers(spec: Spec, place: Place, plan: Plan, host: str, steps: Collection[str] = ()) -> WorkerOrders:
+class Workers(msgspec.Struct, frozen=True):
+    """The workers that a spec lists, how one is launched that it does not list, and warnings about them."""
+
+    entries: tuple[_Entry, ...]
+    default_launch: WorkerLaunch
+    warnings: tuple[str, ...] = ()
+
+
+def order_workers(workers: Workers, plan: Plan, host: str, steps: Collection[str] = ()) -> WorkerOrders:
     """The workers of a spec, in file order.
 
     Args:
         host: this machine's name.
         steps: only workers of these, and only their queues; empty: of all.
-
-    Raises:
-        SpecError: a worker lists a step that there is not, or has a number of processes that is none.
     """
-    findings = Findings(spec.shown_path)
     names = [step.name for step in plan.steps]
     queues = {name: sorted({node.queue for node in plan.nodes if names[node.step] == name}) for name in names}
-    entries = check_workers(spec, place, names, findings)
-    findings.raise_problems()
-    left = frozenset(names).difference(*(one.steps for one in entries))
-    if left:
-        launch = read_launch(spec, None, study_resolver(spec, place, findings), findings)
-        entries.append(_Entry(DEFAULT_WORKER, left, launch=launch))
+    left = frozenset(names).difference(*(one.steps for one in workers.entries))
+    rest = [_Entry(DEFAULT_WORKER, left, launch=workers.default_launch)] if left else []
     jobs = frozenset(step.name for step in plan.steps if step.job)
     wanted = frozenset(steps or names)
-    entries = [one for one in entries if one.steps & wanted]
+    entries = [one for one in (*workers.entries, *rest) if one.steps & wanted]
     here = [one for one in entries if is_here(one.machines, host)]
     orders = tuple(
         WorkerOrder(one.name, _queues(names, one.steps & wanted, queues), one.slots, _launch(one, jobs)) for one in here
     )
-    return WorkerOrders(orders, tuple(one.name for one in entries if one not in here), findings.warnings)
+    return WorkerOrders(orders, tuple(one.name for one in entries if one not in here), workers.warnings)
 
 
-def check_workers(spec: Spec, place: Place, names: Sequence[str], findings: Findings) -> list[_Entry]:
+def read_workers(spec: Spec, resolver: Resolver, names: Sequence[str]) -> Workers:
     """The workers that the spec lists, noting what is wrong with them.
 
     Args:
         names: of the steps, expanded.
     """
-    resolver = study_resolver(spec, place, findings)
+    findings = resolver.findings
+    known_warnings = findings.warnings
 
     def texts(given: Iterable[Text], what: str) -> list[tuple[Text, str]]:
         return [(text, resolver.study_text(text, what).strip()) for text in given]
@@ -104,9 +104,9 @@ def check_workers(spec: Spec, place: Place, names: Sequence[str], findings: Find
         machines = tuple(name for _, name in texts(settings.machines, f"machines of {owner}"))
         return _Entry(own_name, covered, slots, machines, read_launch(spec, settings, resolver, findings))
 
-    # Also the block of workers that are not listed.
-    read_launch(spec, None, resolver, findings)
-    return [entry(settings) for settings in spec.workers]
+    default_launch = read_launch(spec, None, resolver, findings)
+    entries = tuple(entry(settings) for settings in spec.workers)
+    return Workers(entries, default_launch, findings.warnings[len(known_warnings) :])
 
 
 def _launch(entry: _Entry, jobs: Collection[str]) -> WorkerLaunch:

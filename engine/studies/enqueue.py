@@ -26,20 +26,19 @@ from msgspec.structs import replace
 from mrun.engine.errors import MrunError, Problem, SpecError, UsageError, WorkspaceError
 from mrun.engine.ids import new_study_id
 from mrun.engine.nearest import nearest_hint
-from mrun.engine.plan.check import check_plan
-from mrun.engine.plan.clones import clones_of, make_clone
+from mrun.engine.plan.clones import make_clone
 from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.expanded import text_expander
 from mrun.engine.plan.findings import Findings
 from mrun.engine.plan.generated import with_generated
 from mrun.engine.plan.model import Plan, SampleTable
-from mrun.engine.plan.places import JOURNAL_DIR, Place, place_study
+from mrun.engine.plan.places import JOURNAL_DIR, Place
 from mrun.engine.plan.render import NodeText
+from mrun.engine.plan.resolved import Resolved, resolve_at, resolve_study
 from mrun.engine.plan.samples import (
     SamplesRequest,
     bring_samples,
     open_samples,
-    samples_request,
     with_samples_file,
 )
 from mrun.engine.plan.variables import variable_values
@@ -118,11 +117,19 @@ class Opening(msgspec.Struct, frozen=True):
 class Checked(msgspec.Struct, frozen=True):
     """A spec in which nothing wrong was found. Nothing was made or changed."""
 
-    spec: Spec
-    place: Place
-    request: SamplesRequest | None
+    resolved: Resolved
     warnings: tuple[str, ...]
     order: Order
+
+    @property
+    def place(self) -> Place:
+        """Where the study will be, unless that is taken by then."""
+        return self.resolved.place
+
+    @property
+    def request(self) -> SamplesRequest | None:
+        """The samples that the study asks for."""
+        return self.resolved.request
 
 
 def check(order: Order, environment: Mapping[str, str], cwd: str) -> Checked:
@@ -152,12 +159,12 @@ def workers_of(
     columns = checked.request.columns if checked.request else ()
     # Queues do not depend on samples: any table of the right width will do.
     table = SampleTable("npy", "", 1, columns, 0, 0) if checked.request else None
-    plan = compile_plan(checked.spec, checked.place, table)
+    plan = compile_plan(checked.resolved, table)
     names = [step.name for step in plan.steps]
     for step in steps:
         if step not in names:
             raise UsageError(f"The spec has no step '{step}'.", hint=nearest_hint(step, names))
-    return order_workers(checked.spec, checked.place, plan, host, steps)
+    return order_workers(checked.resolved.workers, plan, host, steps)
 
 
 def prepare(checked: Checked) -> Plan:
@@ -170,20 +177,20 @@ def prepare(checked: Checked) -> Plan:
         SpecError: the sample file is unfit, or `generate` failed.
         WorkspaceError: the workspace can't be made.
     """
-    place = _make_workspace(checked.place)
+    resolved, place = checked.resolved, _make_workspace(checked.place)
     try:
-        _keep_spec(checked.spec, place)
-        for clone in clones_of(checked.spec, place):
+        if place != checked.place:
+            resolved = resolve_at(resolved.spec, place)
+        _keep_spec(resolved)
+        for clone in resolved.clones:
             make_clone(clone, place.environment, place.cwd)
         samples = None
         warnings: list[str] = []
-        if checked.request is not None:
-            request = samples_request(checked.spec, place)
-            assert request is not None
+        if resolved.request is not None:
             if checked.order.samples_file is not None:
                 bring_samples(checked.order.samples_file, place.info_dir)
-            samples = _make_samples(request, place, warnings.append if checked.order.is_lenient else None)
-        plan = compile_plan(checked.spec, place, samples)
+            samples = _make_samples(resolved.request, place, warnings.append if checked.order.is_lenient else None)
+        plan = compile_plan(resolved, samples)
         return msgspec.structs.replace(plan, warnings=(*plan.warnings, *warnings))
     except BaseException:
         if not Path(place.info_dir, _GENERATE_SCRIPT).exists():
@@ -316,7 +323,7 @@ def _check_loaded(
     if order.generator is not None:
         variables = variable_values(spec, order.variables, environment)
         spec = with_generated(spec, order.generator, order.generator_arguments, variables)
-    place = place_study(
+    resolved = resolve_study(
         spec,
         variables=order.variables,
         output_path=order.output_path,
@@ -325,11 +332,10 @@ def _check_loaded(
         cwd=cwd,
         findings=findings,
     )
-    warnings = check_plan(spec, place, findings)
-    request = samples_request(spec, place, findings)
-    if needs_samples and request is not None:
-        warnings += tuple(_check_given_samples(spec, request, order, findings))
-    return Checked(spec, place, request, warnings, order)
+    warnings = resolved.warnings
+    if needs_samples and resolved.request is not None:
+        warnings += tuple(_check_given_samples(spec, resolved.request, order, findings))
+    return Checked(resolved, warnings, order)
 
 
 def _queue_names(plan: Plan) -> tuple[str, ...]:
@@ -386,13 +392,14 @@ def _make_workspace(place: Place) -> Place:
     raise WorkspaceError(f"'{place.workspace}' and {_SUFFIXES_MOST} like it exist already.")
 
 
-def _keep_spec(spec: Spec, place: Place) -> None:
+def _keep_spec(resolved: Resolved) -> None:
     """Three copies: as it was written; with what `--vars` said; with all put in that holds for the study."""
+    spec, place = resolved.spec, resolved.place
     stem = os.path.join(place.info_dir, Path(spec.path).stem)
     spoken = _as_ordered(spec.tree, place)
     _write(Path(f"{stem}.orig.yaml"), spec.original)
     _write(Path(f"{stem}.partial.yaml"), dump_spec(spoken).encode())
-    _write(Path(f"{stem}.expanded.yaml"), dump_spec(spoken, text_expander(spec, place)).encode())
+    _write(Path(f"{stem}.expanded.yaml"), dump_spec(spoken, text_expander(resolved)).encode())
 
 
 def _as_ordered(tree: Tree, place: Place) -> Tree:

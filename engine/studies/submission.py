@@ -25,6 +25,7 @@ from mrun.engine.plan.array import Array
 from mrun.engine.plan.columns import count_columns
 from mrun.engine.plan.model import Plan
 from mrun.engine.plan.places import INFO_DIR
+from mrun.engine.plan.resolved import resolve_at
 from mrun.engine.spec.dump import dump_spec
 from mrun.engine.spec.model import Text, Tree
 from mrun.engine.spec.names import RESERVED_NAMES
@@ -88,12 +89,9 @@ def check_submission(submission: Submission, order: Order, environment: Mapping[
             raise _as_usage(error, path) from error
     # The copies in merlin_info are called by the end of this path; it is where nothing has to be.
     path = os.path.join(submission.cwd, f"{checked.place.name}.yaml")
-    return replace(
-        checked,
-        spec=replace(checked.spec, path=path, given_path=path),
-        place=replace(checked.place, spec_path=path),
-        order=replace(order, spec_path=path),
-    )
+    spec = replace(checked.resolved.spec, path=path, given_path=path)
+    resolved = resolve_at(spec, replace(checked.place, spec_path=path))
+    return replace(checked, resolved=resolved, order=replace(order, spec_path=path))
 
 
 def prepare_submission(checked: Checked) -> Plan:

@@ -45,7 +45,7 @@ def scripts_of(submission: Submission, *rows: tuple[str, ...]) -> list[bytes]:
     """The scripts, as a worker would write them."""
     checked = check_submission(submission, Order(""), os.environ)
     table = SampleTable("npy", "", len(rows), submission.columns, 0, 0) if rows else None
-    plan: Plan = compile_plan(checked.spec, checked.place, table)
+    plan: Plan = compile_plan(checked.resolved, table)
     text = NodeText(plan, 0)
     return [text.script_text(i, row).encode("utf-8", "surrogateescape") for i, row in enumerate(rows or ((),))]
 

@@ -10,8 +10,9 @@ from typing import Any
 from mrun.engine.errors import SpecError
 from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.model import Plan, SampleTable
-from mrun.engine.plan.places import Place, place_study
+from mrun.engine.plan.places import Place
 from mrun.engine.plan.render import NodeText
+from mrun.engine.plan.resolved import Resolved, resolve_study
 from mrun.engine.spec.model import Batch, Parameter, Run, Samples, Spec, Step, Text
 
 NOW = datetime(2026, 3, 4, 5, 6, 7)
@@ -63,10 +64,15 @@ def make_spec(*steps: Step, **rest: Any) -> Spec:
     )
 
 
-def place(spec: Spec, **rest: Any) -> Place:
-    """Where it goes: /area/study_20260304-050607, unless something else is said."""
+def resolved(spec: Spec, **rest: Any) -> Resolved:
+    """The spec, read; its place is /area/study_20260304-050607, unless something else is said."""
     chosen = {"variables": {}, "output_path": None, "now": NOW, "environment": {}, "cwd": CWD} | rest
-    return place_study(spec, **chosen)
+    return resolve_study(spec, **chosen)
+
+
+def place(spec: Spec, **rest: Any) -> Place:
+    """Where it goes."""
+    return resolved(spec, **rest).place
 
 
 def table(count: int, columns: Sequence[str] = ("X",)) -> SampleTable:
@@ -78,7 +84,7 @@ def plan(spec: Spec, count: int = 3, environment: Mapping[str, str] | None = Non
     """The plan of a spec, with `count` samples if it has any."""
     columns = [label.value for label in spec.samples.column_labels] if spec.samples else []
     samples = table(count, columns) if spec.samples else None
-    return compile_plan(spec, place(spec, environment=environment or {}, **rest), samples)
+    return compile_plan(resolved(spec, environment=environment or {}, **rest), samples)
 
 
 def problems(spec: Spec, **rest: Any) -> list[str]:

@@ -51,7 +51,7 @@ def test_an_example_is_good_or_says_what_the_page_says(example, tmp_path, monkey
     assert [text in warning for warning in good.warnings] == ([True] if kind == "warning" else [])
     if kind == "nodes":
         table = SampleTable("npy", "", 2, ("X", "Y"), 0, 0) if good.request else None
-        steps = compile_plan(good.spec, good.place, table).steps
+        steps = compile_plan(good.resolved, table).steps
         assert ", ".join(f"{step.name} {step.node_count}" for step in steps) == text
 
 

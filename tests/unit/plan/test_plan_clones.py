@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from mrun.engine.errors import Problem, SpecError
-from mrun.engine.plan.clones import Clone, clones_of, make_clone
+from mrun.engine.plan.clones import Clone, make_clone
 from mrun.engine.spec.model import GitDependency
 
-from .specs import body, make_spec, place, plan, step, text
+from .specs import body, make_spec, plan, resolved, step, text
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
 ENVIRONMENT = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull,
@@ -118,7 +118,7 @@ def test_a_machine_without_git(tmp_path):
 def test_texts_of_an_entry_are_expanded_and_its_name_is_a_token():
     git_of = GitDependency(text("CODE"), text("$(MERLIN_WORKSPACE)/deps"), text("$(HOST)/x.git"), tag=text("v$(N)"))
     spec = make_spec(step("s", "$(CODE)/run"), git_dependencies=(git_of,), variables={"HOST": "h", "N": "1"})
-    (clone,) = clones_of(spec, place(spec))
+    (clone,) = resolved(spec).clones
     path = "/area/study_20260304-050607/deps/CODE"
     assert msgspec.structs.replace(clone, where=Problem("")) == Clone("CODE", "h/x.git", path, tag="v1")
     assert (clone.where.path, clone.where.line) == ("/specs/the.yaml", git_of.url.line)

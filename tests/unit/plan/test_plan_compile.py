@@ -6,13 +6,12 @@ import msgspec
 import pytest
 
 from mrun.engine.errors import MrunError, SpecError
-from mrun.engine.plan.check import check_plan
 from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.durations import parse_walltime_s
 from mrun.engine.plan.model import Plan, Token, TokenKind
 from mrun.engine.spec.model import Batch, GitDependency, Text
 
-from .specs import body, make_spec, parameter, place, plan, problems, step, table, text
+from .specs import body, make_spec, parameter, plan, problems, resolved, step, table, text
 
 WORKSPACE = "/area/study_20260304-050607"
 
@@ -30,7 +29,7 @@ WORKSPACE = "/area/study_20260304-050607"
 def test_an_unknown_name_in_a_script_is_an_error_with_the_nearest_name(cmd, hint):
     spec = make_spec(step("s", f"one\n  two {cmd}"), step("other"), parameters=(parameter("PP", [1]),))
     with pytest.raises(SpecError) as caught:
-        check_plan(spec, place(spec))
+        resolved(spec)
     (problem,) = caught.value.problems
     assert problem.message == f"'{cmd}' is not a known name."
     assert problem.hint.startswith(hint)
@@ -106,7 +105,7 @@ def test_all_problems_are_told_at_once_in_file_order():
         step("a", "$(ONE)\n$(TWO)"), step("b", "$(THREE)", ["zzz"]), variables={"V": "$(W)"}, columns=["X", "X"]
     )
     with pytest.raises(SpecError) as caught:
-        check_plan(spec, place(spec))
+        resolved(spec)
     found = caught.value.problems
     assert len(found) == 6
     assert [(one.line, one.column) for one in found] == sorted((one.line, one.column) for one in found)
@@ -265,6 +264,6 @@ def test_a_plan_survives_the_wire():
 def test_a_plan_is_not_compiled_without_its_table():
     spec = make_spec(columns=["X"])
     with pytest.raises(MrunError):
-        compile_plan(spec, place(spec))
+        compile_plan(resolved(spec))
     with pytest.raises(MrunError):
-        compile_plan(spec, place(spec), table(3, ["Y"]))
+        compile_plan(resolved(spec), table(3, ["Y"]))

@@ -14,7 +14,7 @@ from mrun.engine.plan.workers import order_workers
 from mrun.engine.spec.load import load_spec
 from mrun.engine.spec.model import Spec
 
-from .specs import place, table
+from .specs import resolved, table
 
 SPEC = """
     description: {name: <NAME>, description: <DESCRIPTION>}
@@ -53,7 +53,7 @@ def spec_of(path: Path, text: str = SPEC, **texts: str) -> Spec:
 
 
 def plan_of(spec: Spec) -> Plan:
-    return compile_plan(spec, place(spec, environment={"PATH": ""}), table(9, ["X", "Y"]))
+    return compile_plan(resolved(spec, environment={"PATH": ""}), table(9, ["X", "Y"]))
 
 
 def essence(plan: Plan) -> tuple[object, ...]:
@@ -97,7 +97,7 @@ def test_a_variable_under_a_key_is_as_good_as_its_value(tmp_path, where, templat
         text = template.replace("§", written)
         spec = spec_of(tmp_path / "spec.yaml", VALUE=f"'{value}'", **{where: text})
         plans.append(plan_of(spec))
-        orders = order_workers(spec, place(spec), plans[-1], "host")
+        orders = order_workers(resolved(spec).workers, plans[-1], "host")
         workers.append((orders.here, orders.elsewhere))
     assert essence(plans[0]) == essence(plans[1])
     assert workers[0] == workers[1]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from mrun.engine.errors import SpecError
 from mrun.engine.plan import convert as convert_module
 from mrun.engine.plan.reader import SampleFileChanged, SampleReader
-from mrun.engine.plan.samples import open_samples, samples_request
+from mrun.engine.plan.samples import open_samples
 from mrun.engine.spec.model import Samples, Text
 
-from .specs import make_spec, place, text
+from .specs import make_spec, resolved, text
 
 
 def all_values(table):
@@ -45,7 +45,7 @@ def refusal(path, columns, converted_dir):
 def test_where_samples_may_be_and_how_they_are_made(file, expected):
     samples = Samples(text(file), (text("X$(V)"),), generate=text("make $(V) ~ $HOME $(MRUN_INFO) $(date)"))
     spec = make_spec(samples=samples, variables={"V": "1"})
-    request = samples_request(spec, place(spec, environment={"HOME": "/home/me"}))
+    request = resolved(spec, environment={"HOME": "/home/me"}).request
     assert request is not None
     assert request.paths == expected
     assert request.columns == ("X1",)
@@ -55,7 +55,7 @@ def test_where_samples_may_be_and_how_they_are_made(file, expected):
 
 def test_a_study_without_samples_asks_for_none():
     spec = make_spec()
-    assert samples_request(spec, place(spec)) is None
+    assert resolved(spec).request is None
 
 
 @pytest.mark.parametrize(
@@ -253,4 +253,4 @@ def test_there_are_no_samples_beyond_the_table(tmp_path, index):
 def test_column_labels_with_unknown_names_are_refused():
     spec = make_spec(samples=Samples(text("s.npy"), (Text("$(NO)", 1, 1),)))
     with pytest.raises(SpecError):
-        samples_request(spec, place(spec))
+        resolved(spec)

@@ -13,7 +13,7 @@ from mrun.engine.plan.model import Plan
 from mrun.engine.plan.render import NodeText
 from mrun.engine.spec.model import Batch, Samples, Text
 
-from .specs import body, make_spec, parameter, place, plan, problems, step, table, text
+from .specs import body, make_spec, parameter, plan, problems, resolved, step, table, text
 
 SLURM = Batch(type=Text("slurm"))
 
@@ -256,4 +256,4 @@ def test_words_and_numbers_of_samples_may_be_variables():
     samples = Samples(text("s.npy"), (text("$(L)"),), undecided={"level_max_dirs": text("$(N)"), "files": text("$(F)")})
     variables = {"L": "X Y", "N": "0x3", "F": "full"}
     made = make_spec(step("s", "$(X) $(Y)"), samples=samples, variables=variables)
-    assert compile_plan(made, place(made), table(9, ["X", "Y"])).level_max_dirs == 3
+    assert compile_plan(resolved(made), table(9, ["X", "Y"])).level_max_dirs == 3

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from mrun.engine.errors import SpecError
-from mrun.engine.plan.check import check_plan
 from mrun.engine.plan.expanded import text_expander
+from mrun.engine.plan.resolved import resolve_at
 from mrun.engine.spec.model import PathDependency, Text
 
-from .specs import body, make_spec, parameter, place, plan, problems, step, text
+from .specs import body, make_spec, parameter, place, plan, problems, resolved, step, text
 
 HOME = {"HOME": "/home/me", "DATA": "/data", "PATH": ""}
 
@@ -101,7 +101,7 @@ def test_a_place_with_another_workspace_moves_everything():
     spec = make_spec(step("s", "$(MERLIN_INFO) $(WORKSPACE)"))
     moved = msgspec.structs.replace(place(spec), workspace="/area/other")
     assert moved.info_dir == "/area/other/merlin_info"
-    assert text_expander(spec, moved)(spec.steps[0].run.cmd) == "/area/other/merlin_info $(WORKSPACE)"
+    assert text_expander(resolve_at(spec, moved))(spec.steps[0].run.cmd) == "/area/other/merlin_info $(WORKSPACE)"
 
 
 def test_a_place_does_not_show_the_environment():
@@ -119,7 +119,7 @@ def test_an_unset_environment_variable_is_a_warning_and_so_is_a_command_of_the_s
     program.write_text("")
     program.chmod(0o755)
     spec = make_spec(step("s", "$(id) $(x)"), variables={"ID": "$NOPE"}, columns=["X"])
-    warnings = check_plan(spec, place(spec, environment={"PATH": str(tmp_path)}))
+    warnings = resolved(spec, environment={"PATH": str(tmp_path)}).warnings
     assert ["NOPE" in warning or "also a command" in warning for warning in warnings] == [True, True]
 
 
@@ -142,13 +142,14 @@ def test_path_dependencies_are_values_and_must_be_there(tmp_path):
 
 
 def test_texts_of_the_copies_keep_what_depends_on_step_row_or_sample():
-    spec = make_spec(step("s", "~ $(V) $(P) $(X) $(LAUNCHER)"), variables={"V": "~"}, columns=["X"])
-    expand = text_expander(spec, place(spec, environment={"HOME": "/h"}))
+    spec = make_spec(step("s", "~ $(V) $(P) $(X) $(LAUNCHER)"), variables={"V": "~"}, columns=["X"],
+                     parameters=(parameter("P", [1]),))  # fmt: skip
+    expand = text_expander(resolved(spec, environment={"HOME": "/h"}))
     assert expand(spec.steps[0].run.cmd) == "~ /h $(P) $(X) $(LAUNCHER)"
     assert expand(Text("~/$(V)")) == "/h//h"
 
 
 def test_the_copies_show_what_vars_set():
     spec = make_spec(variables={"A": "1", "B": "2"})
-    expand = text_expander(spec, place(spec, variables={"A": "$(B)!"}))
+    expand = text_expander(resolved(spec, variables={"A": "$(B)!"}))
     assert expand(spec.variables["A"]) == "2!"

@@ -12,7 +12,7 @@ from mrun.engine.plan.workers import is_here, order_workers
 from mrun.engine.spec.model import Batch, Text, WorkerSettings
 from mrun.launchers.worker_launch import WorkerLaunch
 
-from .specs import make_spec, parameter, place, plan, step, text
+from .specs import make_spec, parameter, plan, resolved, step, text
 
 STEPS = (step("a", task_queue="qa"), step("b", task_queue="qb"), step("c", task_queue="qa"))
 
@@ -24,7 +24,7 @@ def worker(name: str, args: str = "", steps: tuple[str, ...] = ("all",), **rest)
 
 def ordered(*workers: WorkerSettings, host: str = "node7", only: tuple[str, ...] = (), steps=STEPS, **rest):
     spec = make_spec(*steps, workers=workers, **rest)
-    found = order_workers(spec, place(spec), plan(spec), host, only)
+    found = order_workers(resolved(spec).workers, plan(spec), host, only)
     return [(one.name, one.queues, one.slots) for one in found.here], found
 
 
