@@ -20,6 +20,7 @@ from mrun.engine.plan.started import check_started
 from mrun.engine.plan.terms import WITH_PARAMETERS, ParameterTable, StepTerms, StepTexts, read_terms
 from mrun.engine.plan.tokens import safe_name
 from mrun.engine.plan.warm import read_warm
+from mrun.engine.spec.circles import find_circles
 from mrun.engine.spec.model import Spec, Step, Text
 
 #: Directories of the workspace that are not steps'.
@@ -178,32 +179,9 @@ def _check_names(spec: Spec, names: Sequence[str], findings: Findings) -> None:
 
 def _check_circles(drafts: Sequence[DraftStep], findings: Findings) -> None:
     """Note circles of dependencies, each once, at the step of it that stands first in the file."""
-    is_done = [False] * len(drafts)
-    for draft in drafts:
-        if is_done[draft.index]:
-            continue
-        trail: list[int] = [draft.index]
-        on_trail = {draft.index}
-        ahead = [iter((*draft.ordinary, *draft.starred))]
-        while ahead:
-            parent = next(ahead[-1], None)
-            if parent is None:
-                ahead.pop()
-                on_trail.discard(trail[-1])
-                is_done[trail.pop()] = True
-            elif parent in on_trail:
-                _note_circle(drafts, trail[trail.index(parent) :], findings)
-            elif not is_done[parent]:
-                trail.append(parent)
-                on_trail.add(parent)
-                ahead.append(iter((*drafts[parent].ordinary, *drafts[parent].starred)))
-
-
-def _note_circle(drafts: Sequence[DraftStep], circle: list[int], findings: Findings) -> None:
-    first = circle.index(min(circle))
-    names = [drafts[index].name for index in (*circle[first:], *circle[:first])]
-    shown = " → ".join([*names, names[0]])
-    findings.error(drafts[min(circle)].step.name, f"Steps depend on each other in a circle: {shown}.")
+    for circle in find_circles({draft.index: (*draft.ordinary, *draft.starred) for draft in drafts}):
+        shown = " → ".join(drafts[index].name for index in (*circle, circle[0]))
+        findings.error(drafts[circle[0]].step.name, f"Steps depend on each other in a circle: {shown}.")
 
 
 def _warn_of_mentions(drafts: Sequence[DraftStep], findings: Findings) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from mrun.engine.nearest import nearest_hint
+from mrun.engine.spec.circles import find_circles
 from mrun.engine.spec.model import Step, Text
 from mrun.engine.spec.problems import Problems, quoted
 from mrun.engine.spec.texts import has_token
@@ -39,27 +40,10 @@ def find_target(depends: str, names: Collection[str]) -> str | None:
 
 
 def _check_cycles(edges: dict[str, list[tuple[str, Text]]], problems: Problems) -> None:
-    """A depth-first walk with a stack of its own: a chain of steps may be longer than Python's."""
-    settled: set[str] = set()
-    reported: set[str] = set()
-    for start in edges:
-        if start in settled:
-            continue
-        trail = [start]
-        walks: list[Iterator[tuple[str, Text]]] = [iter(edges[start])]
-        while walks:
-            target, text = next(walks[-1], (None, None))
-            if target is None or text is None:
-                settled.add(trail.pop())
-                walks.pop()
-            elif target in trail:
-                cycle = trail[trail.index(target) :]
-                if reported.isdisjoint(cycle):
-                    _report(cycle, text, problems)
-                reported.update(cycle)
-            elif target not in settled:
-                trail.append(target)
-                walks.append(iter(edges[target]))
+    """Note each cycle at the dependency that closes it."""
+    for cycle in find_circles({name: [target for target, _ in parents] for name, parents in edges.items()}):
+        closing = next(text for target, text in edges[cycle[-1]] if target == cycle[0])
+        _report(cycle, closing, problems)
 
 
 def _report(cycle: list[str], text: Text, problems: Problems) -> None:
