@@ -53,17 +53,18 @@ class Classes:
     def _terms(self, step: DraftStep, number: int, size: int) -> Terms:
         draft = step.terms.different[number]
         demand = _demand(step, draft)
+        settings = draft.settings
         return Terms(
             shell=draft.shell,
-            max_retries=draft.max_retries,
-            retry_delay_s=draft.retry_delay_s,
+            max_retries=settings["max_retries"],
+            retry_delay_s=settings["retry_delay"],
             walltime_s=draft.walltime_s,
-            on_failure=draft.on_failure,
+            on_failure=settings["on_failure"],
             # It runs elsewhere: no worker can have died of it. And it waits in a queue: no other should wait for it.
-            max_losses=0 if demand.is_job else draft.max_losses,
-            chunk=1 if demand.is_job else draft.chunk,
-            max_fails=_max_fails(draft.max_fails, size),
-            max_fails_percent=_percent(draft.max_fails),
+            max_losses=0 if demand.is_job else settings["max_losses"],
+            chunk=1 if demand.is_job else settings["chunk"],
+            max_fails=_max_fails(settings["max_fails"], size),
+            max_fails_percent=_percent(settings["max_fails"]),
             resource_class=self._class(demand, draft.walltime_s),
             demand=demand,
             script_ending=".sh" if draft.launching.batch_type == "local" else ".slurm.sh",

@@ -60,7 +60,7 @@ def check_jobs(step: Step, terms: StepTerms, *, mode: str, is_warm: bool, findin
     if batch_types and is_warm:
         message = f"Step '{name}' can't be warm with 'mode: job': its scripts are not started by the worker."
         findings.error(step.name, message, hint="Leave one of them out.")
-    if mode != "job" and any(one.throttle for one in terms.different):
+    if mode != "job" and any(one.settings["throttle"] for one in terms.different):
         findings.warn(step.name, f"'throttle' of step '{name}' changes nothing without 'mode: job'.")
 
 
@@ -72,5 +72,5 @@ def job_terms(defaults: JobTerms, draft: DraftTerms) -> JobTerms:
         qos=texts.get("qos") or defaults.qos,
         reservation=texts.get("reservation") or defaults.reservation,
         extra=draft.job_words,
-        throttle=draft.throttle,
+        throttle=draft.settings["throttle"],
     )

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -24,7 +25,7 @@ from mrun.engine.plan.expand import (
     used_parameters,
 )
 from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.model import WAYS_OF_FILES, PlanParameter
+from mrun.engine.plan.model import PlanParameter
 from mrun.engine.plan.names import RESERVED, Meaning
 from mrun.engine.plan.places import Place, place_study, study_values
 from mrun.engine.plan.resolve import EVERYWHERE, Resolver, Where
@@ -33,8 +34,9 @@ from mrun.engine.plan.steps import DraftStep, read_steps
 from mrun.engine.plan.terms import ParameterTable
 from mrun.engine.plan.variables import Variables
 from mrun.engine.plan.workers import Workers, read_workers
+from mrun.engine.spec.keys import SAMPLES_KEYS
 from mrun.engine.spec.model import Spec, Text, Tree
-from mrun.engine.spec.texts import has_token, parse_whole
+from mrun.engine.spec.texts import has_token
 
 #: Labels in a variable: `X Y`, or as they stand in YAML, `[X, Y]`.
 _LISTED = re.compile(r"[^\s,\[\]'\"]+")
@@ -130,8 +132,8 @@ def _read_study(spec: Spec, place: Place, resolver: Resolver) -> Resolved:
     clones = _read_env(spec, resolver)
     description = resolver.study_text(spec.description, "the study's description")
     request = _read_request(spec, place, columns, resolver)
-    level_max_dirs, files = _read_samples(spec, resolver, findings)
-    if files == "packed":
+    settings = _samples_settings(spec, resolver)
+    if settings["files"] == "packed":
         _warn_of_nothing_there(steps, findings)
     used = used_parameters(steps)
     by_names = combine(spec, parameters, used, findings)
@@ -151,8 +153,8 @@ def _read_study(spec: Spec, place: Place, resolver: Resolver) -> Resolved:
         shown_names=names,
         used=used,
         combinations=combinations,
-        level_max_dirs=level_max_dirs,
-        files=files,
+        level_max_dirs=settings["level_max_dirs"],
+        files=settings["files"],
         request=request,
         clones=clones,
         workers=workers,
@@ -234,23 +236,20 @@ def _read_request(spec: Spec, place: Place, columns: tuple[str, ...], resolver: 
     return SamplesRequest(tuple(paths), columns, generate, shell)
 
 
-def _read_samples(spec: Spec, resolver: Resolver, findings: Findings) -> tuple[int, str]:
-    """`level_max_dirs`, and how the samples' files are kept."""
-    samples = spec.samples
-    if samples is None:
-        return 25, "full"
-    words = {key: resolver.study_text(text, f"merlin.samples.{key}").strip() for key, text in samples.undecided.items()}
-    files = words.get("files", samples.files)
-    if files not in WAYS_OF_FILES:
-        place = samples.undecided.get("files", samples.file)
-        findings.error(place, f"'files' must be one of {', '.join(WAYS_OF_FILES)}, not '{files}'.")
-    level = words.get("level_max_dirs", str(samples.level_max_dirs))
-    level_max_dirs = parse_whole(level)
-    if level_max_dirs is None or level_max_dirs < 2:
-        place = samples.undecided.get("level_max_dirs", samples.file)
-        findings.error(place, f"level_max_dirs must be at least 2, not {level}.")
-        return 25, files
-    return level_max_dirs, files
+def _samples_settings(spec: Spec, resolver: Resolver) -> dict[str, Any]:
+    """The values of the keys in `SAMPLES_KEYS`."""
+    given = spec.samples.settings if spec.samples else {}
+    values = {}
+    for name, key in SAMPLES_KEYS.items():
+        values[name] = key.default
+        if name not in given:
+            continue
+        text = resolver.study_text(given[name], f"merlin.samples.{name}").strip()
+        try:
+            values[name] = key.parse(text)
+        except ValueError:
+            resolver.findings.error(given[name], key.later.format(value=text))
+    return values
 
 
 def _warn_of_nothing_there(steps: Sequence[DraftStep], findings: Findings) -> None:

@@ -25,7 +25,6 @@ from mrun.engine.spec.model import Spec, Step, Text
 
 #: Directories of the workspace that are not steps'.
 _TAKEN_DIRECTORIES = frozenset({"merlin_info", "mrun_info"})
-_MODES = ("inside", "step", "job")
 
 
 class DraftStep(msgspec.Struct, frozen=True):
@@ -81,13 +80,13 @@ class _Reader:
 
     def read(self, name: str, index: int, step: Step) -> DraftStep:
         run, texts = step.run, StepTexts(step, self._resolver)
-        mode = self._mode(step, texts)
+        mode = texts.setting("mode")
         has_mpiexec = self._resolver.variables.is_command("mpiexec")
         terms = read_terms(self._spec, step, texts, self._table, self._findings, has_mpiexec=has_mpiexec)
         if mode == "job":
             terms = as_jobs(step, terms, self._findings)
         scripts = read_scripts(self._spec, step, texts, terms, self._sources, self._findings)
-        is_warm = read_warm(self._spec, step, self._resolver, terms, scripts, self._findings)
+        is_warm = read_warm(self._spec, step, texts, terms, scripts, self._findings)
         if mode == "step":
             check_started(step, terms, is_warm=is_warm, findings=self._findings)
         check_jobs(step, terms, mode=mode, is_warm=is_warm, findings=self._findings)
@@ -131,16 +130,6 @@ class _Reader:
                 message = f"Step '{step.name.value}' depends on '{name}', which is no step."
                 self._findings.error(text, message, hint=hint)
         return tuple(ordinary), tuple(starred)
-
-    def _mode(self, step: Step, texts: StepTexts) -> str:
-        """How its scripts are started. What is not supported is noted."""
-        run, name = step.run, step.name.value
-        text = run.undecided.get("mode")
-        mode = run.mode if text is None else self._resolver.study_text(text, texts.what("mode")).strip()
-        if mode not in _MODES:
-            message = f"The mode of step '{name}' must be one of {', '.join(_MODES)}, not '{mode}'."
-            self._findings.error(text or step.name, message, hint=nearest_hint(mode, _MODES))
-        return mode
 
 
 def _source_path(source: Text, resolver: Resolver, cwd: str, findings: Findings) -> str:

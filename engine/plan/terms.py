@@ -6,8 +6,8 @@ differs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import msgspec
 
@@ -20,18 +20,16 @@ from mrun.engine.plan.model import PlanParameter
 from mrun.engine.plan.names import PARAMETER_MEANINGS, Meaning
 from mrun.engine.plan.resolve import STUDY_ONLY, Meant, Pieces, Resolver, Where
 from mrun.engine.resources import is_name
+from mrun.engine.spec.keys import RUN_KEYS, Key
 from mrun.engine.spec.model import Spec, Step, Text
-from mrun.engine.spec.texts import parse_flag, parse_number, parse_whole
+from mrun.engine.spec.texts import parse_flag, parse_whole
 from mrun.launchers.find import launcher_named, prefix_named
 from mrun.launchers.find import names as launcher_names
 
 WITH_PARAMETERS = STUDY_ONLY | PARAMETER_MEANINGS
 
-#: Up to 100 %.
-_PERCENT = re.compile(r"(100|\d{1,2}(\.\d*)?)%")
 #: Stands before the name of a resource that users gave one.
 _NAMED = "resources."
-_ON_FAILURE = ("continue", "skip", "abort")
 
 
 class ParameterTable(msgspec.Struct, frozen=True):
@@ -78,6 +76,19 @@ class StepTexts:
         )
         return pieces
 
+    def setting(self, name: str) -> Any:
+        """The value of a key that has one for all rows of the step."""
+        text, key = self._step.run.settings.get(name), RUN_KEYS[name]
+        if text is None:
+            return key.default
+        value = self._resolver.study_text(text, self.what(name)).strip()
+        try:
+            return key.parse(value)
+        except ValueError:
+            message = key.later.format(step=self._step.name.value, value=value)
+            self._resolver.findings.error(text, message, hint=key.nearest(value))
+            return key.default
+
 
 class DraftTerms(msgspec.Struct, frozen=True):
     """The terms of a step in some of its rows."""
@@ -85,17 +96,11 @@ class DraftTerms(msgspec.Struct, frozen=True):
     shell: str
     launching: Launching
     walltime_s: float | None
-    max_retries: int
-    retry_delay_s: float
-    on_failure: str
-    max_losses: int
-    chunk: int | None
-    #: A number, or a percentage with its sign.
-    max_fails: str | None
+    #: The values of the keys in `RUN_KEYS` that may differ from row to row.
+    settings: dict[str, Any]
     #: Resources that users gave a name, sorted.
     named: tuple[tuple[str, int], ...] = ()
-    #: Of scripts that are jobs: so many at a time (0: any number), and words for who submits them.
-    throttle: int = 0
+    #: Of scripts that are jobs: words for who submits them.
     job_words: tuple[str, ...] = ()
 
 
@@ -128,15 +133,14 @@ def read_terms(
 def _written(spec: Spec, step: Step) -> dict[str, Text]:
     """The texts that terms are made of, by key."""
     run = step.run
-    single = {"walltime": run.walltime, "max_fails": run.max_fails}
     return {
         "shell": run.shell or spec.batch.shell,
         "batch.type": run.batch_type or spec.batch.type,
-        **{key: text for key, text in single.items() if text is not None},
+        **({} if run.walltime is None else {"walltime": run.walltime}),
         **run.resources,
         **{_NAMED + name: text for name, text in run.named_resources.items()},
         **run.launcher_texts,
-        **{key: text for key, text in run.undecided.items() if key not in ("mode", "warm")},
+        **{name: text for name, text in run.settings.items() if RUN_KEYS[name].is_of_rows},
     }
 
 
@@ -150,6 +154,7 @@ class _Reader:
     def __init__(
         self, step: Step, written: Mapping[str, Text], texts: StepTexts, findings: Findings, has_mpiexec: bool
     ) -> None:
+        self._step = step
         self._run = step.run
         self._written = written
         self._what = texts.what
@@ -158,21 +163,14 @@ class _Reader:
         self._wrong: set[str] = set()
 
     def terms(self, values: Mapping[str, str]) -> DraftTerms:
-        run = self._run
         stripped = {key: value.strip() for key, value in values.items()}
         walltime_s = self._walltime_s(values)
         return DraftTerms(
             shell=stripped.get("shell") or "/bin/bash",
             launching=self._launching(stripped, walltime_s),
             walltime_s=walltime_s,
-            max_retries=self._whole(stripped, "max_retries", run.max_retries),
-            retry_delay_s=self._retry_delay_s(stripped),
-            on_failure=self._on_failure(stripped),
-            max_losses=self._whole(stripped, "max_losses", run.max_losses),
-            chunk=self._chunk(stripped),
-            max_fails=self._max_fails(stripped),
             named=tuple(self._named(stripped)),
-            throttle=self._whole(stripped, "throttle", run.throttle),
+            settings={name: self._setting(key, stripped) for name, key in RUN_KEYS.items() if key.is_of_rows},
         )
 
     def _refuse(self, key: str, message: str, hint: str = "") -> None:
@@ -240,48 +238,12 @@ class _Reader:
             self._refuse("walltime", f"'{value}' is not a walltime.", hint)
             return None
 
-    def _whole(self, values: Mapping[str, str], key: str, default: int) -> int:
-        if key not in values:
-            return default
-        number = parse_whole(values[key])
-        if number is None or number < 0:
-            self._refuse(key, f"{self._what(key)} must be a whole number of at least 0, not '{values[key]}'.")
-            return default
-        return number
-
-    def _retry_delay_s(self, values: Mapping[str, str]) -> float:
-        if "retry_delay" not in values:
-            return self._run.retry_delay_s
-        number = parse_number(values["retry_delay"])
-        if number is None or number < 0:
-            message = f"{self._what('retry_delay')} must be a number of seconds, not '{values['retry_delay']}'."
-            self._refuse("retry_delay", message)
-            return self._run.retry_delay_s
-        return number
-
-    def _on_failure(self, values: Mapping[str, str]) -> str:
-        value = values.get("on_failure", self._run.on_failure)
-        if value not in _ON_FAILURE:
-            message = f"{self._what('on_failure')} must be one of {', '.join(_ON_FAILURE)}, not '{value}'."
-            self._refuse("on_failure", message, nearest_hint(value, _ON_FAILURE))
-        return value
-
-    def _chunk(self, values: Mapping[str, str]) -> int | None:
-        value = values.get("chunk")
-        if value is None or value == "auto":
-            return self._run.chunk
-        number = parse_whole(value)
-        if number is None or number < 1:
-            self._refuse("chunk", f"{self._what('chunk')} must be auto or a whole number, not '{value}'.")
-            return None
-        return number
-
-    def _max_fails(self, values: Mapping[str, str]) -> str | None:
-        value = values.get("max_fails")
-        if value is None or _PERCENT.fullmatch(value):
-            return value
-        number = parse_whole(value)
-        if number is None or number < 0:
-            self._refuse("max_fails", f"max_fails '{value}' is not a number of samples or a percentage.")
-            return None
-        return str(number)
+    def _setting(self, key: Key, values: Mapping[str, str]) -> Any:
+        if key.name not in values:
+            return key.default
+        value = values[key.name]
+        try:
+            return key.parse(value)
+        except ValueError:
+            self._refuse(key.name, key.later.format(step=self._step.name.value, value=value), key.nearest(value))
+            return key.default

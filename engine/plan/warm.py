@@ -6,11 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 
 from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.resolve import Resolver
 from mrun.engine.plan.scripts import DraftScripts, Script
-from mrun.engine.plan.terms import StepTerms
+from mrun.engine.plan.terms import StepTerms, StepTexts
 from mrun.engine.spec.model import Spec, Step, Text
-from mrun.engine.spec.texts import parse_flag
 
 _SHELL = re.compile(r"/\S+/(sh|dash|bash)|/\S+/env\s+(sh|dash|bash)")
 
@@ -71,10 +69,10 @@ _RETURN = re.compile(_words("return"))
 
 
 def read_warm(
-    spec: Spec, step: Step, resolver: Resolver, terms: StepTerms, scripts: DraftScripts, findings: Findings
+    spec: Spec, step: Step, texts: StepTexts, terms: StepTerms, scripts: DraftScripts, findings: Findings
 ) -> bool:
     """Whether the step is to be run by warm shells. Notes what forbids it."""
-    if not _is_wanted(step, resolver, findings):
+    if not texts.setting("warm"):
         return False
     name = step.name.value
     for shell in dict.fromkeys(one.shell for one in terms.different):
@@ -91,18 +89,6 @@ def read_warm(
             message = f"Step '{name}' can't be warm: its {key} holds '{found}', and {why}."
             findings.error(text, message, offset=offset, hint="Remove 'warm: true', or write the script without it.")
     return True
-
-
-def _is_wanted(step: Step, resolver: Resolver, findings: Findings) -> bool:
-    text = step.run.undecided.get("warm")
-    if text is None:
-        return step.run.is_warm
-    name = step.name.value
-    value = resolver.study_text(text, f"warm of step '{name}'")
-    is_warm = parse_flag(value.strip())
-    if is_warm is None:
-        findings.error(text, f"'warm' of step '{name}' must be yes or no, not '{value}'.")
-    return is_warm or False
 
 
 def _telling(text: Text, script: Script) -> Iterator[tuple[int, str, str]]:

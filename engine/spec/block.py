@@ -7,9 +7,10 @@ from collections.abc import Collection
 import msgspec
 
 from mrun.engine.nearest import nearest_hint, nearest_name
+from mrun.engine.spec.keys import Key
 from mrun.engine.spec.model import Text
 from mrun.engine.spec.problems import QUOTED_LENGTH, Problems, capital, quoted
-from mrun.engine.spec.texts import has_token, is_walltime, parse_flag, parse_number, parse_whole
+from mrun.engine.spec.texts import has_token, is_walltime, parse_flag, parse_whole
 from mrun.engine.spec.yaml_tree import Entry, Mapping, Node, Scalar, Sequence
 
 #: The name of the block that holds all others.
@@ -27,8 +28,6 @@ class Block:
         self.problems = problems
         self.line = mapping.line
         self.column = mapping.column
-        #: Texts that say something else than a text, and hold tokens: what they say is known when the tokens are.
-        self.undecided: dict[str, Text] = {}
 
     def refuse_unknown(self, known: Collection[str]) -> None:
         """Note every key that is none of `known`, with the nearest one.
@@ -80,13 +79,21 @@ class Block:
             return None
         return node.text if node.text.value.strip() else None
 
-    def decided(self, key: str) -> Text | None:
-        """A text that may be left out; so counts one that holds a token, which is kept in `undecided`."""
-        text = self.text(key)
-        if text is not None and has_token(text.value):
-            self.undecided[key] = text
-            return None
-        return text
+    def settings(self, keys: dict[str, Key]) -> dict[str, Text]:
+        """The texts of the keys that are given. One that says nothing that its key may say is noted and left out."""
+        given = {name: text for name in keys if (text := self.text(name)) is not None}
+        return {name: text for name, text in given.items() if self._is_fit(keys[name], text)}
+
+    def _is_fit(self, key: Key, text: Text) -> bool:
+        """Also a text that holds a token is: what it says is known when the token is replaced."""
+        if has_token(text.value):
+            return True
+        try:
+            key.parse(text.value)
+        except ValueError:
+            self._refuse(key.name, text, key.wanted, key.hint or key.nearest(text.value))
+            return False
+        return True
 
     def required_text(self, key: str, hint: str = "") -> Text:
         """A text that must not be empty. What is missing is noted, and an empty text stands in for it."""
@@ -102,39 +109,15 @@ class Block:
         return Text("", place.line, place.column)
 
     def flag(self, key: str, default: bool = False) -> bool:
-        """A yes or no."""
-        text = self.decided(key)
-        if text is None:
+        """A yes or no; the default where a token stands for it."""
+        text = self.text(key)
+        if text is None or has_token(text.value):
             return default
         flag = parse_flag(text.value)
         if flag is None:
             self._refuse(key, text, "must be yes or no", _FLAG_HINT)
             return default
         return flag
-
-    def whole(self, key: str, default: int, minimum: int) -> int:
-        """An integer of at least `minimum`."""
-        text = self.decided(key)
-        if text is None:
-            return default
-        number = parse_whole(text.value)
-        if number is None or number < minimum:
-            wanted = f"must be a whole number, at least {minimum}"
-            self._refuse(key, text, wanted, f"Write {key}: {default}, for example.")
-            return default
-        return number
-
-    def seconds(self, key: str, default: float) -> float:
-        """A number of seconds, at least 0."""
-        text = self.decided(key)
-        if text is None:
-            return default
-        number = parse_number(text.value)
-        if number is None or number < 0:
-            wanted = "must be a number of seconds, at least 0"
-            self._refuse(key, text, wanted, f"Write {key}: {default:g}, for example.")
-            return default
-        return number
 
     def count(self, key: str, minimum: int, words: Collection[str] = ()) -> Text | None:
         """An integer as a text in decimal digits, or one of `words`, or a text that holds a token."""
@@ -159,16 +142,6 @@ class Block:
             self._refuse(key, text, "must be yes or no", _FLAG_HINT)
             return None
         return msgspec.structs.replace(text, value="true" if flag else "false")
-
-    def choice(self, key: str, choices: Collection[str], default: str) -> str:
-        """One of a few words."""
-        text = self.decided(key)
-        if text is None:
-            return default
-        if text.value not in choices:
-            self._refuse(key, text, f"must be one of {', '.join(choices)}", nearest_hint(text.value, choices))
-            return default
-        return text.value
 
     def walltime(self, key: str) -> Text | None:
         """A walltime, or a text that holds a token."""

@@ -7,6 +7,7 @@ import re
 from mrun.engine.nearest import nearest_hint
 from mrun.engine.spec.block import Block
 from mrun.engine.spec.environment import read_worker_batch
+from mrun.engine.spec.keys import SAMPLES_KEYS
 from mrun.engine.spec.model import Samples, Text, WorkerSettings
 from mrun.engine.spec.names import check_name
 from mrun.engine.spec.problems import capital, quoted
@@ -56,7 +57,7 @@ def read_samples(merlin: Block | None, *, has_other_file: bool = False) -> Sampl
     block = merlin.block("samples") if merlin is not None else None
     if block is None:
         return None
-    block.refuse_unknown(("file", "generate", "column_labels", "level_max_dirs", "files"))
+    block.refuse_unknown(("file", "generate", "column_labels", *SAMPLES_KEYS))
     file = block.text("file") if has_other_file else None
     file = file or (
         Text("") if has_other_file else block.required_text("file", "Add 'file: samples.npy', for example.")
@@ -73,9 +74,7 @@ def read_samples(merlin: Block | None, *, has_other_file: bool = False) -> Sampl
         file=file,
         column_labels=_column_labels(block),
         generate=generate.required_text("cmd") if generate is not None else None,
-        level_max_dirs=block.whole("level_max_dirs", 25, 2),
-        files=block.choice("files", ("full", "lean", "packed"), "full"),
-        undecided=block.undecided,
+        settings=block.settings(SAMPLES_KEYS),
     )
 
 

@@ -77,25 +77,15 @@ class Run(msgspec.Struct, frozen=True):
     depends: tuple[Text, ...] = ()
     task_queue: Text = Text("merlin")
     shell: Text | None = None
-    max_retries: int = 30
-    retry_delay_s: float = 1.0
     batch_type: Text | None = None
     walltime: Text | None = None
     #: The resource keys that were given, by their spelling in the file: nodes, procs, "cores per task", gpus, …
     resources: dict[str, Text] = {}
     #: Raw extra text for a launcher, by its name: slurm, lsf, flux, pbs.
     launcher_texts: dict[str, Text] = {}
-    on_failure: str = "continue"
-    max_fails: Text | None = None
-    max_losses: int = 3
-    chunk: int | None = None
-    mode: str = "inside"
-    #: 0: any number.
-    throttle: int = 0
     named_resources: dict[str, Text] = {}
-    is_warm: bool = False
-    #: Keys that are numbers or words here, and hold tokens in the file; the fields above have their defaults.
-    undecided: dict[str, Text] = {}
+    #: What was given of the keys in `RUN_KEYS`: each says what it must, or holds a token.
+    settings: dict[str, Text] = {}
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -136,10 +126,8 @@ class Samples(msgspec.Struct, frozen=True):
     file: Text
     column_labels: tuple[Text, ...] = ()
     generate: Text | None = None
-    level_max_dirs: int = 25
-    files: str = "full"
-    #: Keys that are numbers or words here, and hold tokens in the file; the fields above have their defaults.
-    undecided: dict[str, Text] = {}
+    #: What was given of the keys in `SAMPLES_KEYS`: each says what it must, or holds a token.
+    settings: dict[str, Text] = {}
 
 
 #: A YAML tree after merge keys and anchors: what the expanded spec is written from.

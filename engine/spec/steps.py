@@ -8,9 +8,10 @@ import msgspec
 
 from mrun.engine.spec.block import Block
 from mrun.engine.spec.environment import read_batch_type
+from mrun.engine.spec.keys import RUN_KEYS
 from mrun.engine.spec.model import Run, Step, Text
 from mrun.engine.spec.problems import Problems, capital, quoted
-from mrun.engine.spec.texts import has_token, parse_number, parse_whole
+from mrun.engine.spec.texts import has_token
 from mrun.engine.spec.yaml_tree import Entry, Mapping, Sequence
 
 #: Resources that are counted, and their least number.
@@ -37,25 +38,16 @@ _RUN_KEYS = (
     "depends",
     "task_queue",
     "shell",
-    "max_retries",
-    "retry_delay",
     "batch",
     "walltime",
-    "on_failure",
-    "max_fails",
-    "max_losses",
-    "chunk",
-    "mode",
-    "throttle",
     "resources",
-    "warm",
+    *RUN_KEYS,
     *_COUNTS,
     *_FLAGS,
     *_RESOURCE_TEXTS,
     *_LAUNCHERS,
 )
 _SPELLINGS = {key.replace(" ", "_"): key for key in _RUN_KEYS if " " in key}
-_PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
 #: Directories of a workspace that are no step's.
 _TAKEN_DIRECTORIES = ("merlin_info", "mrun_info")
 _DIRECTORY_CHARACTERS = re.compile(r"[A-Za-z0-9\-_.() ]")
@@ -123,21 +115,12 @@ def _run(given: Block) -> Run:
         depends=_depends(run),
         task_queue=_task_queue(run),
         shell=run.text("shell"),
-        max_retries=run.whole("max_retries", 30, 0),
-        retry_delay_s=run.seconds("retry_delay", 1.0),
         batch_type=_batch_type(run),
         walltime=run.walltime("walltime"),
         resources=_resources(run),
         launcher_texts={key: text for key in _LAUNCHERS if (text := run.text(key)) is not None},
-        on_failure=run.choice("on_failure", ("continue", "skip", "abort"), "continue"),
-        max_fails=_max_fails(run),
-        max_losses=run.whole("max_losses", 3, 0),
-        chunk=_chunk(run),
-        mode=run.choice("mode", ("inside", "step", "job"), "inside"),
-        throttle=run.whole("throttle", 0, 0),
         named_resources=_named_resources(run),
-        is_warm=run.flag("warm"),
-        undecided=run.undecided,
+        settings=run.settings(RUN_KEYS),
     )
 
 
@@ -182,33 +165,6 @@ def _resources(run: Block) -> dict[str, Text]:
     resources |= {key: run.flag_text(key) for key in _FLAGS}
     resources |= {key: run.text(key) for key in _RESOURCE_TEXTS}
     return {key: text for key, text in resources.items() if text is not None}
-
-
-def _max_fails(run: Block) -> Text | None:
-    text = run.text("max_fails")
-    if text is None or has_token(text.value):
-        return text
-    percent = _PERCENT.fullmatch(text.value)
-    if percent is not None and (parse_number(percent.group(1)) or 0.0) <= 100.0:
-        return msgspec.structs.replace(text, value=f"{percent.group(1)}%")
-    number = parse_whole(text.value)
-    if number is not None and number >= 0:
-        return msgspec.structs.replace(text, value=str(number))
-    message = f"'max_fails' of {run.name} must be a number of samples or a percentage, and {quoted(text.value)} is not."
-    run.problems.add(message, text, "Write max_fails: 10, or max_fails: 5%, for example.")
-    return None
-
-
-def _chunk(run: Block) -> int | None:
-    text = run.decided("chunk")
-    if text is None or text.value == "auto":
-        return None
-    number = parse_whole(text.value)
-    if number is None or number < 1:
-        message = f"'chunk' of {run.name} must be auto or a whole number, at least 1, and {quoted(text.value)} is not."
-        run.problems.add(message, text, "Remove it: auto finds a good size.")
-        return None
-    return number
 
 
 def _named_resources(run: Block) -> dict[str, Text]:

@@ -13,6 +13,7 @@ from mrun.engine.plan.model import Plan, SampleTable
 from mrun.engine.plan.places import Place
 from mrun.engine.plan.render import NodeText
 from mrun.engine.plan.resolved import Resolved, resolve_study
+from mrun.engine.spec.keys import RUN_KEYS
 from mrun.engine.spec.model import Batch, Parameter, Run, Samples, Spec, Step, Text
 
 NOW = datetime(2026, 3, 4, 5, 6, 7)
@@ -29,8 +30,11 @@ def text(value: str) -> Text:
 def step(name: str, cmd: str = "true", depends: Sequence[str] = (), **run: Any) -> Step:
     """A step; texts of its run block are given as strings."""
     description = text(run.pop("description", "A step."))
+    settings = {key: run.pop(key) for key in tuple(run) if key in RUN_KEYS}
+    if settings:
+        run["settings"] = settings | run.get("settings", {})
     for key, value in run.items():
-        if isinstance(value, str) and key not in ("mode", "on_failure"):
+        if isinstance(value, str):
             run[key] = text(value)
         elif isinstance(value, dict):
             run[key] = {inner: text(str(item)) for inner, item in value.items()}

@@ -70,12 +70,18 @@ def test_what_compiling_refuses(made_step, expected):
     ("rest", "expected"),
     [
         ({"batch": Batch(type=Text("fluks"))}, "'fluks' is no batch type."),
-        ({"columns": ["X"], "samples_rest": {"files": "thin"}}, "'files' must be one of full, lean, packed, not"),
+        (
+            {"columns": ["X"], "samples_rest": {"settings": {"files": text("thin")}}},
+            "'files' must be one of full, lean, packed, not",
+        ),
         ({"columns": ["V"]}, "The column label 'V' is also a variable, a parameter or a name of mrun's own."),
         ({"columns": ["v"]}, "The column label 'v' is also a variable"),
         ({"columns": ["P"]}, "The column label 'P' is also a variable"),
         ({"columns": ["X", "X"]}, "There are two columns 'X'."),
-        ({"columns": ["X"], "samples_rest": {"level_max_dirs": 1}}, "level_max_dirs must be at least 2, not 1."),
+        (
+            {"columns": ["X"], "samples_rest": {"settings": {"level_max_dirs": text("1")}}},
+            "level_max_dirs must be at least 2, not 1.",
+        ),
         (
             {"columns": ["X"], "samples_rest": {"generate": Text("$(X)", 1, 1)}},
             "'$(X)' can't be used in merlin.samples",
@@ -244,9 +250,7 @@ def test_sources_are_sourced_first_where_the_shell_can(shell, first_line):
 
 
 def test_what_a_step_says_is_in_the_plan():
-    (made,) = plan(
-        make_spec(step("s", max_retries=2, retry_delay_s=0.5, on_failure="skip", max_losses=0, chunk=7))
-    ).steps
+    (made,) = plan(make_spec(step("s", max_retries=2, retry_delay=0.5, on_failure="skip", max_losses=0, chunk=7))).steps
     assert (made.max_retries, made.retry_delay_s, made.on_failure, made.max_losses, made.chunk) == (
         2,
         0.5,

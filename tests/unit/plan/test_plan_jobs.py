@@ -11,7 +11,7 @@ from mrun.engine.plan.render import NodeText
 from mrun.engine.spec.model import Batch, Text
 from mrun.launchers.resources import Needs
 
-from .specs import body, make_spec, parameter, plan, problems, step
+from .specs import body, make_spec, parameter, plan, problems, step, text
 
 SLURM = Batch(type=Text("slurm"), bank=Text("$(BANK)"), queue=Text("day"), qos=Text("low"))
 VARIABLES = {"BANK": "physics"}
@@ -51,7 +51,7 @@ def test_steps_with_and_without_jobs_are_of_different_classes():
 
 def test_files_of_jobs_are_kept_in_full():
     spec = make_spec(step("s", "$(X)", mode="job"), batch=SLURM, variables=VARIABLES, columns=["X"],
-                     samples_rest={"files": "packed"})  # fmt: skip
+                     samples_rest={"settings": {"files": text("packed")}})  # fmt: skip
     assert plan(spec).steps[0].files == "full"
 
 
@@ -61,7 +61,7 @@ def test_without_a_scheduler_it_is_a_step_like_any_other():
 
 
 def test_the_throttle_may_differ_from_row_to_row():
-    one = step("s", mode="job", undecided={"throttle": "$(P)"})
+    one = step("s", mode="job", throttle="$(P)")
     made = plan(make_spec(one, batch=SLURM, variables=VARIABLES, parameters=(parameter("P", [1, 20]),)))
     assert [NodeText(made, node).terms.job.throttle for node in (0, 1)] == [1, 20]
 
@@ -70,9 +70,9 @@ def test_the_throttle_may_differ_from_row_to_row():
     ("run", "said"),
     [
         ({"launcher_texts": {"slurm": "--comment='a"}}, "can't be divided into words"),
-        ({"is_warm": True}, "can't be warm with 'mode: job'"),
-        ({"undecided": {"throttle": "$(BANK)"}}, "throttle of step 's' must be a whole number"),
-        ({"undecided": {"mode": "$(BANK)"}}, "The mode of step 's' must be one of inside, step, job, not 'physics'."),
+        ({"warm": True}, "can't be warm with 'mode: job'"),
+        ({"throttle": "$(BANK)"}, "throttle of step 's' must be a whole number"),
+        ({"settings": {"mode": "$(BANK)"}}, "The mode of step 's' must be one of inside, step, job, not 'physics'."),
     ],
 )
 def test_what_jobs_can_not_have_is_an_error_of_the_spec(run, said):

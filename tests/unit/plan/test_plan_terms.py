@@ -37,11 +37,11 @@ def row_by_row(values: list[object], **run: Any) -> Plan:
         ({"batch_type": "$(P)"}, ["local", "flux"], "script_ending", [".sh", ".slurm.sh"]),
         ({"max_fails": "$(P)"}, ["3", "5%", "100%"], "max_fails", [3, 2, 40]),
         ({"max_fails": "$(P)%"}, [5, 10], "max_fails", [2, 4]),
-        ({"undecided": {"max_retries": "$(P)"}}, [0, 7], "max_retries", [0, 7]),
-        ({"undecided": {"retry_delay": "$(P)"}}, [0, 0.5], "retry_delay_s", [0.0, 0.5]),
-        ({"undecided": {"on_failure": "$(P)"}}, ["skip", "abort"], "on_failure", ["skip", "abort"]),
-        ({"undecided": {"max_losses": "$(P)"}}, [0, 2], "max_losses", [0, 2]),
-        ({"undecided": {"chunk": "$(P)"}}, ["auto", "1_000"], "chunk", [None, 1000]),
+        ({"settings": {"max_retries": "$(P)"}}, [0, 7], "max_retries", [0, 7]),
+        ({"settings": {"retry_delay": "$(P)"}}, [0, 0.5], "retry_delay_s", [0.0, 0.5]),
+        ({"settings": {"on_failure": "$(P)"}}, ["skip", "abort"], "on_failure", ["skip", "abort"]),
+        ({"settings": {"max_losses": "$(P)"}}, [0, 2], "max_losses", [0, 2]),
+        ({"settings": {"chunk": "$(P)"}}, ["auto", "1_000"], "chunk", [None, 1000]),
     ],
 )
 def test_every_key_may_differ_from_row_to_row(run, values, field, expected):
@@ -57,16 +57,16 @@ def test_every_key_may_differ_from_row_to_row(run, values, field, expected):
         ({"max_fails": "$(P)"}, "101%", "max_fails '101%' is not a number of samples or a percentage."),
         ({"resources": {"exclusive": "$(P)"}}, "maybe", "exclusive must be yes or no, not 'maybe'."),
         ({"resources": {"gpus": "$(P)"}}, "-1", "gpus must be a whole number of at least 0, not '-1'."),
-        ({"undecided": {"max_retries": "$(P)"}}, "-1",
+        ({"settings": {"max_retries": "$(P)"}}, "-1",
          "max_retries of step 's' must be a whole number of at least 0, not '-1'."),
-        ({"undecided": {"max_losses": "$(P)"}}, "x",
+        ({"settings": {"max_losses": "$(P)"}}, "x",
          "max_losses of step 's' must be a whole number of at least 0, not 'x'."),
-        ({"undecided": {"retry_delay": "$(P)"}}, "x", "retry_delay of step 's' must be a number of seconds, not 'x'."),
-        ({"undecided": {"retry_delay": "$(P)"}}, "-2",
+        ({"settings": {"retry_delay": "$(P)"}}, "x", "retry_delay of step 's' must be a number of seconds, not 'x'."),
+        ({"settings": {"retry_delay": "$(P)"}}, "-2",
          "retry_delay of step 's' must be a number of seconds, not '-2'."),
-        ({"undecided": {"on_failure": "$(P)"}}, "skp",
+        ({"settings": {"on_failure": "$(P)"}}, "skp",
          "on_failure of step 's' must be one of continue, skip, abort, not 'skp'."),
-        ({"undecided": {"chunk": "$(P)"}}, "0", "chunk of step 's' must be auto or a whole number, not '0'."),
+        ({"settings": {"chunk": "$(P)"}}, "0", "chunk of step 's' must be auto or a whole number, not '0'."),
     ],
 )  # fmt: skip
 def test_rows_in_which_a_key_is_wrong_are_one_problem(run, value, expected):
@@ -76,7 +76,7 @@ def test_rows_in_which_a_key_is_wrong_are_one_problem(run, value, expected):
 
 @pytest.mark.parametrize("key", ["mode", "warm"])
 def test_what_is_decided_for_a_whole_step_refuses_parameters(key):
-    spec = make_spec(step("s", undecided={key: "$(P)"}), parameters=(parameter("P", ["inside"]),))
+    spec = make_spec(step("s", settings={key: "$(P)"}), parameters=(parameter("P", ["inside"]),))
     assert problems(spec)[0] == f"'$(P)' can't be used in {key} of step 's': it has no value there."
 
 
@@ -253,7 +253,7 @@ def test_local_steps_of_many_processes_are_a_warning_where_there_is_no_mpiexec(t
 
 
 def test_words_and_numbers_of_samples_may_be_variables():
-    samples = Samples(text("s.npy"), (text("$(L)"),), undecided={"level_max_dirs": text("$(N)"), "files": text("$(F)")})
+    samples = Samples(text("s.npy"), (text("$(L)"),), settings={"level_max_dirs": text("$(N)"), "files": text("$(F)")})
     variables = {"L": "X Y", "N": "0x3", "F": "full"}
     made = make_spec(step("s", "$(X) $(Y)"), samples=samples, variables=variables)
     assert compile_plan(resolved(made), table(9, ["X", "Y"])).level_max_dirs == 3

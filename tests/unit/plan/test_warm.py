@@ -12,7 +12,7 @@ from tests.unit.plan.specs import make_spec, parameter, plan, problems, step
 
 
 def refusals(cmd: str, **run: Any) -> list[str]:
-    return problems(make_spec(step("s", cmd, is_warm=True, **run)))
+    return problems(make_spec(step("s", cmd, warm=True, **run)))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_script_that_could_tell_can_not_be_warm(cmd: str, found: str) -> None:
     ],
 )
 def test_other_scripts_may_be_warm(cmd: str) -> None:
-    made = plan(make_spec(step("s", cmd, is_warm=True), step("t", cmd)))
+    made = plan(make_spec(step("s", cmd, warm=True), step("t", cmd)))
     assert [one.is_warm for one in made.steps] == [True, False]
 
 
@@ -87,18 +87,18 @@ def test_shells_that_can_not(shell: str) -> None:
     message = f"Step 's' can't be warm: its shell is '{shell}', and not the path of sh, dash or bash without options."
     assert refusals("true", shell=shell) == [message]
     batch = Batch(shell=Text(shell, 3, 4))
-    assert problems(make_spec(step("s", is_warm=True), batch=batch)) == [message]
+    assert problems(make_spec(step("s", warm=True), batch=batch)) == [message]
 
 
 def test_each_row_has_a_shell_that_can() -> None:
     rows = (parameter("P", ["/bin/sh", "/bin/csh"]),)
-    (message,) = problems(make_spec(step("s", shell="$(P)", is_warm=True), parameters=rows))
+    (message,) = problems(make_spec(step("s", shell="$(P)", warm=True), parameters=rows))
     assert "'/bin/csh'" in message
 
 
 def test_the_place_is_told_to_the_character() -> None:
     with pytest.raises(SpecError) as caught:
-        plan(make_spec(step("s", "true", restart="true\nx=$(jobs) # $$", is_warm=True)))
+        plan(make_spec(step("s", "true", restart="true\nx=$(jobs) # $$", warm=True)))
     jobs, own = caught.value.problems
     assert "its restart holds 'jobs'" in jobs.message
     assert "its restart holds '$$'" in own.message
@@ -107,13 +107,13 @@ def test_the_place_is_told_to_the_character() -> None:
 
 
 def test_what_a_variable_brings_along_is_seen() -> None:
-    (message,) = problems(make_spec(step("s", "$(CLEAN)", is_warm=True), variables={"CLEAN": "trap 'rm x' EXIT"}))
+    (message,) = problems(make_spec(step("s", "$(CLEAN)", warm=True), variables={"CLEAN": "trap 'rm x' EXIT"}))
     assert "holds 'trap'" in message
 
 
 def test_warm_may_be_decided_by_a_variable() -> None:
     for word, is_warm in (("yes", True), ("off", False)):
-        made = plan(make_spec(step("s", undecided={"warm": "$(W)"}), variables={"W": word}))
+        made = plan(make_spec(step("s", settings={"warm": "$(W)"}), variables={"W": word}))
         assert made.steps[0].is_warm is is_warm
-    (message,) = problems(make_spec(step("s", undecided={"warm": "$(W)"}), variables={"W": "hot"}))
+    (message,) = problems(make_spec(step("s", settings={"warm": "$(W)"}), variables={"W": "hot"}))
     assert message == "'warm' of step 's' must be yes or no, not 'hot'."

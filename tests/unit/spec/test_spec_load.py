@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mrun.engine.errors import SpecError
+from mrun.engine.spec.keys import RUN_KEYS
 from mrun.engine.spec.load import load_spec
-from mrun.engine.spec.model import Batch, Text
+from mrun.engine.spec.model import Batch, Run, Text
 
 SMALLEST = """\
 description: {name: study, description: a study}
@@ -151,6 +153,14 @@ def values_of(texts) -> object:
     )
 
 
+def settings_of(run: Run, *names: str) -> tuple[Any, ...]:
+    """What these keys say, or what they are without being given."""
+    return tuple(
+        RUN_KEYS[name].parse(run.settings[name].value) if name in run.settings else RUN_KEYS[name].default
+        for name in names
+    )
+
+
 def test_the_smallest_spec_has_every_default(load):
     spec = load(SMALLEST)
     run = spec.steps[0].run
@@ -160,8 +170,8 @@ def test_the_smallest_spec_has_every_default(load):
     assert (spec.parameters, spec.workers, spec.samples) == ((), (), None)
     assert spec.batch == Batch()
     assert (run.task_queue.value, run.shell, run.depends, run.restart) == ("merlin", None, (), None)
-    assert (run.max_retries, run.retry_delay_s, run.max_losses, run.chunk) == (30, 1.0, 3, None)
-    assert (run.on_failure, run.max_fails, run.mode, run.is_warm) == ("continue", None, "inside", False)
+    assert settings_of(run, "max_retries", "retry_delay", "max_losses", "chunk") == (30, 1.0, 3, None)
+    assert settings_of(run, "on_failure", "max_fails", "mode", "warm") == ("continue", None, "inside", False)
     assert (run.resources, run.launcher_texts, run.named_resources, run.batch_type) == ({}, {}, {}, None)
 
 
@@ -201,10 +211,10 @@ def test_a_step_is_read(full):
     assert (step.name.value, step.description.value) == ("first step", "has it all")
     assert run.cmd.value == "echo $(X)\nexit $(MERLIN_RETRY)\n"
     assert (value_of(run.restart), run.task_queue.value) == ("echo again", "$(NAME)_queue")
-    assert (value_of(run.shell), run.max_retries, run.retry_delay_s) == ("/usr/bin/env python3", 1000, 2.5)
+    assert (value_of(run.shell), *settings_of(run, "max_retries", "retry_delay")) == ("/usr/bin/env python3", 1000, 2.5)
     assert (value_of(run.batch_type), value_of(run.walltime)) == ("flux", "10:30:00")
-    assert (run.on_failure, value_of(run.max_fails), run.max_losses) == ("skip", "5%", 0)
-    assert (run.chunk, run.mode, run.is_warm) == (100, "step", True)
+    assert settings_of(run, "on_failure", "max_fails", "max_losses") == ("skip", "5%", 0)
+    assert settings_of(run, "chunk", "mode", "warm") == (100, "step", True)
     assert values_of(run.named_resources) == {"licenses/foo": "2"}
     assert values_of(run.launcher_texts) == {"slurm": "--mem=1G", "flux": "-o x"}
 
@@ -227,7 +237,7 @@ def test_resources_have_one_spelling_and_decimal_numbers(full):
 
 def test_a_funnel_is_a_dependency_as_it_is_written(full):
     assert values_of(full.steps[1].run.depends) == ["first step_*"]
-    assert full.steps[1].run.chunk is None
+    assert settings_of(full.steps[1].run, "chunk") == (None,)
 
 
 def test_parameters_are_read_and_their_unquoted_numbers_normalised(full):
@@ -256,13 +266,16 @@ def test_samples_are_read(full):
 
     assert samples.file.value == "$(MERLIN_INFO)/samples.npy"
     assert values_of(samples.column_labels) == ["A", "$(NAME)"]
-    assert (value_of(samples.generate), samples.level_max_dirs, samples.files) == ("make", 10, "lean")
+    assert (value_of(samples.generate), values_of(samples.settings)) == (
+        "make",
+        {"level_max_dirs": "10", "files": "lean"},
+    )
 
 
 def test_the_block_may_be_called_mrun(load):
     spec = load(SMALLEST + "mrun: {samples: {file: a.csv, files: packed}}\n")
 
-    assert (spec.samples.file.value, spec.samples.files, spec.samples.level_max_dirs) == ("a.csv", "packed", 25)
+    assert (spec.samples.file.value, values_of(spec.samples.settings)) == ("a.csv", {"files": "packed"})
 
 
 def test_the_tree_holds_the_normalised_numbers_and_an_empty_text_for_null(full):
