@@ -9,17 +9,23 @@ from mrun.engine.spec.model import Text
 
 
 class Findings:
-    """Problems and warnings of one spec file, each said once."""
+    """Problems and warnings of one spec file, each said once.
 
-    def __init__(self, path: str) -> None:
+    Args:
+        known: what another room found in the file: whatever is found at the same place follows from that.
+    """
+
+    def __init__(self, path: str, known: Sequence[Problem] = ()) -> None:
         self._path = path
-        self._problems: dict[Problem, None] = {}
+        self._problems = dict.fromkeys(known)
+        self._known_places = {(one.path, one.line, one.column) for one in known if one.line}
         self._warnings: dict[str, None] = {}
 
     def error(self, text: Text, message: str, *, offset: int = 0, hint: str = "") -> None:
         """Note a problem at the character `offset` of `text`."""
         line, column = _locate(text, offset)
-        self._problems[Problem(message, self._path, line, column, hint)] = None
+        if (self._path, line, column) not in self._known_places:
+            self._problems[Problem(message, self._path, line, column, hint)] = None
 
     def warn(self, text: Text, message: str, *, offset: int = 0) -> None:
         """Note what stops nothing. The warning begins with its place in the file, where it has one."""
@@ -34,12 +40,6 @@ class Findings:
     def add(self, problems: Iterable[Problem]) -> None:
         """Note what is wrong with another file."""
         self._problems.update(dict.fromkeys(problems))
-
-    def problems_with(self, first: Sequence[Problem]) -> list[Problem]:
-        """What another room found, and what is noted here of other places: at the same one it follows from that."""
-        places = {(problem.path, problem.line, problem.column) for problem in first}
-        own = [one for one in self._problems if not one.line or (one.path, one.line, one.column) not in places]
-        return self._in_order([*first, *own])
 
     def raise_problems(self) -> None:
         """Raises:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+
+from msgspec.structs import replace
 
 from mrun.engine.nearest import nearest_hint
 from mrun.engine.spec.circles import find_circles
@@ -14,21 +16,33 @@ from mrun.engine.spec.texts import has_token
 _FUNNEL = re.compile(r"_?\*$")
 
 
-def check_depends(steps: tuple[Step, ...], problems: Problems) -> None:
-    """Note unknown names (unless a token may still make them known), and each cycle once."""
+def check_depends(steps: tuple[Step, ...], problems: Problems) -> tuple[Step, ...]:
+    """Note unknown names (unless a token may still make them known), and each cycle once.
+
+    Returns:
+        The steps without the dependencies that were noted: nobody finds anything wrong with these again.
+    """
     names = list(dict.fromkeys(step.name.value for step in steps if step.name.value))
     may_grow = any(has_token(name) for name in names)
     edges: dict[str, list[tuple[str, Text]]] = {step.name.value: [] for step in steps}
+    wrong: set[Text] = set()
     for step in steps:
         for text in step.run.depends:
             target = find_target(text.value, names)
             if target is not None:
                 edges[step.name.value].append((target, text))
             elif not may_grow and not has_token(text.value):
+                wrong.add(text)
                 owner = f"Step {quoted(step.name.value)}" if step.name.value else "A step"
                 message = f"{owner} depends on {quoted(text.value)}, which is no step."
                 problems.add(message, text, nearest_hint(_FUNNEL.sub("", text.value), names))
-    _check_cycles(edges, problems)
+    wrong.update(_check_cycles(edges, problems))
+    return tuple(_without(step, wrong) for step in steps) if wrong else steps
+
+
+def _without(step: Step, wrong: set[Text]) -> Step:
+    depends = tuple(text for text in step.run.depends if text not in wrong)
+    return replace(step, run=replace(step.run, depends=depends))
 
 
 def find_target(depends: str, names: Collection[str]) -> str | None:
@@ -39,17 +53,14 @@ def find_target(depends: str, names: Collection[str]) -> str | None:
     return None
 
 
-def _check_cycles(edges: dict[str, list[tuple[str, Text]]], problems: Problems) -> None:
-    """Note each cycle at the dependency that closes it."""
+def _check_cycles(edges: dict[str, list[tuple[str, Text]]], problems: Problems) -> Iterator[Text]:
+    """Note each cycle at the dependency that closes it, and yield that."""
     for cycle in find_circles({name: [target for target, _ in parents] for name, parents in edges.items()}):
         closing = next(text for target, text in edges[cycle[-1]] if target == cycle[0])
-        _report(cycle, closing, problems)
-
-
-def _report(cycle: list[str], text: Text, problems: Problems) -> None:
-    shown = " → ".join([*cycle, cycle[0]])
-    problems.add(
-        f"These steps wait for each other: {shown}.",
-        text,
-        "Remove one of these dependencies ('a → b': a depends on b).",
-    )
+        shown = " → ".join([*cycle, cycle[0]])
+        problems.add(
+            f"These steps wait for each other: {shown}.",
+            closing,
+            "Remove one of these dependencies ('a → b': a depends on b).",
+        )
+        yield closing

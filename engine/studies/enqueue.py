@@ -281,31 +281,23 @@ def _sentence(problem: Problem) -> str:
 
 
 def _check_spec(order: Order, environment: Mapping[str, str], cwd: str, *, needs_samples: bool = False) -> Checked:
-    findings = Findings(order.spec_path)
     try:
         spec, problems = load_spec(
             order.spec_path, is_lenient=order.is_lenient, has_samples_file=order.samples_file is not None
         )
     except SpecError as error:
+        findings = Findings(order.spec_path, error.problems)
         if isinstance(error.partial, Spec):
             # All problems at once: those that are seen in as much of the spec as could be read are told, too.
             with contextlib.suppress(MrunError, LookupError, ValueError, TypeError):
                 # What is missing can't be planned with; the problems that were found say what it is.
-                partial = _without(error.partial, {(problem.line, problem.column) for problem in error.problems})
-                _check_loaded(partial, findings, order, environment, cwd, needs_samples=needs_samples)
-        raise SpecError(findings.problems_with(error.problems)) from error
+                _check_loaded(error.partial, findings, order, environment, cwd, needs_samples=needs_samples)
+        findings.raise_problems()
+        raise
+    findings = Findings(order.spec_path)
     checked = _check_loaded(spec, findings, order, environment, cwd, needs_samples=needs_samples)
     findings.raise_problems()
     return replace(checked, warnings=(*(_sentence(problem) for problem in problems), *checked.warnings))
-
-
-def _without(spec: Spec, places: Collection[tuple[int, int]]) -> Spec:
-    """The spec without dependencies that are known to be wrong: a circle would be told twice."""
-    steps = []
-    for step in spec.steps:
-        depends = tuple(text for text in step.run.depends if (text.line, text.column) not in places)
-        steps.append(replace(step, run=replace(step.run, depends=depends)))
-    return replace(spec, steps=tuple(steps))
 
 
 def _check_loaded(
