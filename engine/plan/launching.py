@@ -10,16 +10,6 @@ import msgspec
 from mrun.launchers.find import prefix_named
 from mrun.launchers.resources import Needs, Resources
 
-#: Keys of a step that are counted, and their least number.
-COUNTS = {
-    "nodes": 1,
-    "procs": 1,
-    "cores per task": 1,
-    "gpus per task": 0,
-    "gpus": 0,
-    "num resource set": 1,
-    "exit_on_error": 0,
-}
 #: Keys of a step → fields of Resources.
 _FIELDS = {
     "nodes": "nodes",

@@ -15,14 +15,14 @@ from mrun.engine.errors import LauncherError
 from mrun.engine.nearest import nearest_hint
 from mrun.engine.plan.durations import parse_walltime_s
 from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.launching import COUNTS, Launching
+from mrun.engine.plan.launching import Launching
 from mrun.engine.plan.model import PlanParameter
 from mrun.engine.plan.names import PARAMETER_MEANINGS, Meaning
 from mrun.engine.plan.resolve import STUDY_ONLY, Meant, Pieces, Resolver, Where
 from mrun.engine.resources import is_name
-from mrun.engine.spec.keys import RUN_KEYS, Key
+from mrun.engine.spec.keys import COUNT_KEYS, FLAG_KEYS, RUN_KEYS, Key
 from mrun.engine.spec.model import Spec, Step, Text
-from mrun.engine.spec.texts import parse_flag, parse_whole
+from mrun.engine.spec.texts import parse_whole
 from mrun.launchers.find import launcher_named, prefix_named
 from mrun.launchers.find import names as launcher_names
 
@@ -180,20 +180,17 @@ class _Reader:
 
     def _launching(self, values: Mapping[str, str], walltime_s: float | None) -> Launching:
         resources = {key: values[key] for key in self._run.resources if values.get(key)}
-        exclusive = parse_flag(resources.get("exclusive", "no"))
-        if exclusive is None:
-            self._refuse("exclusive", f"exclusive must be yes or no, not '{resources['exclusive']}'.")
         batch_type = self._batch_type(values)
-        counts = {key: self._count(key, resources[key]) for key in COUNTS if key in resources}
+        counts = {name: self._setting(key, resources) for name, key in COUNT_KEYS.items() if name in resources}
         scheduler = launcher_named(batch_type).scheduler
         return Launching(
             batch_type=batch_type,
             counts={key: number for key, number in counts.items() if number is not None},
-            texts={key: value for key, value in resources.items() if key not in COUNTS},
+            texts={key: value for key, value in resources.items() if key not in COUNT_KEYS},
             own_text=values.get(prefix_named(batch_type).text_key, ""),
             job_text=values.get(scheduler.text_key, "") if scheduler else "",
             walltime_s=walltime_s,
-            is_exclusive=exclusive or False,
+            is_exclusive=self._setting(FLAG_KEYS["exclusive"], resources),
             has_mpiexec=self._has_mpiexec,
         )
 
@@ -209,13 +206,6 @@ class _Reader:
             self._refuse("batch.type", error.message, error.hint)
             return "local"
         return batch_type
-
-    def _count(self, key: str, value: str) -> int | None:
-        number = parse_whole(value)
-        if number is None or number < COUNTS[key]:
-            self._refuse(key, f"{key} must be a whole number of at least {COUNTS[key]}, not '{value}'.")
-            return None
-        return number
 
     def _named(self, values: Mapping[str, str]) -> Iterator[tuple[str, int]]:
         for name in sorted(self._run.named_resources):

@@ -132,17 +132,6 @@ class Block:
             return None
         return msgspec.structs.replace(text, value=str(number))
 
-    def flag_text(self, key: str) -> Text | None:
-        """A yes or no as the text `true` or `false`, or a text that holds a token."""
-        text = self.text(key)
-        if text is None or has_token(text.value):
-            return text
-        flag = parse_flag(text.value)
-        if flag is None:
-            self._refuse(key, text, "must be yes or no", _FLAG_HINT)
-            return None
-        return msgspec.structs.replace(text, value="true" if flag else "false")
-
     def walltime(self, key: str) -> Text | None:
         """A walltime, or a text that holds a token."""
         text = self.text(key)

