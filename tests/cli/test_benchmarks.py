@@ -71,7 +71,7 @@ def test_latencies_are_judged_against_a_bare_spawn():
 def test_idle_workers_have_two_connections_each_at_least():
     found = found_by("idle")
     assert found["connections"] >= 2 * found["workers"]
-    assert "evalsha" in found["commands"]
+    assert "fcall" in found["commands"]
 
 
 def test_startup_is_judged_against_a_bare_python():

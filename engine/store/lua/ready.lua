@@ -89,29 +89,28 @@ local function put_scattered(m, st, instance, task)
   end)
 end
 
--- Makes [task.lo, task.hi) claimable, joined with the ranges that it touches. The caller has counted it.
+-- Makes [task.lo, task.hi) claimable, joined with the ranges that it touches. The caller has counted it, and needs `task` no more.
 function ready.put(m, st, instance, task)
   local stream, key, tag = instance.stream, instance.ranges, tag_of(task)
-  local lo, hi = task.lo, task.hi
-  local found = redis.call('HMGET', key, tag .. '>' .. int(lo), tag .. '<' .. int(hi))
+  local first, last = int(task.lo), int(task.hi)
+  local found = redis.call('HMGET', key, tag .. '>' .. first, tag .. '<' .. last)
   local before, from = neighbour(found[1])
   local after, upto = neighbour(found[2])
   if before then
     remove_entry(stream, before)
-    redis.call('HDEL', key, tag .. '>' .. int(lo))
-    lo = from
+    redis.call('HDEL', key, tag .. '>' .. first)
+    task.lo = from
   end
   if after then
     remove_entry(stream, after)
-    redis.call('HDEL', key, tag .. '<' .. int(hi))
-    hi = upto
+    redis.call('HDEL', key, tag .. '<' .. last)
+    task.hi = upto
   end
   if not before and not after and redis.call('HLEN', key) > 2 * INSTANCE_RANGES_MOST
     and redis.call('XLEN', stream) > STREAM_RANGES_MOST then
     return put_scattered(m, st, instance, task)
   end
-  write_range(m, st, instance, stream,
-    {lo = lo, hi = hi, attempt = task.attempt, losses = task.losses, resume = task.resume})
+  write_range(m, st, instance, stream, task)
 end
 
 -- The oldest entry of a stream: its id, and what it stands for. Nil if there is none.
@@ -139,8 +138,8 @@ function ready.shorten(m, st, instance, stream, id, task, lo)
   end
   redis.call('HDEL', key, tag .. '<' .. int(task.lo))
   remove_entry(stream, id)
-  write_range(m, st, instance, stream,
-    {lo = lo, hi = task.hi, attempt = task.attempt, losses = task.losses, resume = task.resume})
+  task.lo = lo
+  write_range(m, st, instance, stream, task)
 end
 
 -- Takes up to `most` stretches of at most `bite` samples from scattered ones; calls `on_take` with the ends of each.

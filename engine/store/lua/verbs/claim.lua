@@ -28,7 +28,7 @@ local function new_search(w, request)
     left_ms = request[ClaimRequest.time_left_ms], room = room, kept = room and room[Room.kept] or nil,
     amounts = room and room[Room.free] or {slots = request[ClaimRequest.free_slots]},
     plain = room and {slots = 1, cpus = 1} or {slots = 1},
-    claimed = {}, unfit = {}, is_kept = 0, passed = 0, served = {}}
+    claimed = {}, unfit = {}, is_kept = 0, passed = 0, served = {}, at = 0, waiting = false}
 end
 
 local FACTS = {'state', 'root', 'walltimes', 'is_held', 'edition', 'demands', 'priority'}
@@ -272,7 +272,7 @@ function verbs.claim(m, args)
   local more = m.has_left and 1 or m.is_resuming and redis.call('EXISTS', names.todo(m.root)) or 0
   local is_unswept = clock.is_to_sweep(m, w, lease_ms) and clock.sweeper(m) ~= w
   local answer = {'ok', q.claimed, more, due_ms, is_unswept and 1 or 0}
-  if q.room then answer[6], answer[7], answer[8] = {q.waiting}, q.unfit, q.is_kept end
+  if q.room then answer[6], answer[7], answer[8] = {q.waiting or nil}, q.unfit, q.is_kept end
   answer = cmsgpack.pack(answer)
   redis.call('HSET', worker, 'claim_token', int(token), 'claim_answer', answer)
   return answer
