@@ -12,8 +12,8 @@ from graphlib import TopologicalSorter
 import msgspec
 
 from mrun.cli.shown import counted
+from mrun.engine.language.tokens import safe_name
 from mrun.engine.plan.model import Plan, PlanStep
-from mrun.engine.plan.tokens import safe_name
 from mrun.engine.studies.estimate import Estimate, StepEstimate
 
 #: Deeper vertices of a text tree are not indented any more: a chain of 50,000 would be gigabytes of blanks.

@@ -14,8 +14,8 @@ from mrun.cli.options import grouped
 from mrun.cli.output import Output
 from mrun.cli.shown import counted, work_line
 from mrun.engine.errors import UsageError
-from mrun.engine.plan.dry import INSTANCES_MOST, write_scripts
 from mrun.engine.plan.model import Plan
+from mrun.engine.steps.dry import INSTANCES_MOST, write_scripts
 from mrun.engine.store.connect import Broker
 from mrun.engine.studies.enqueue import Checked, Order, Queued, check, prepare
 from mrun.engine.studies.queueing import find_one, queue_plan

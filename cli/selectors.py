@@ -9,8 +9,8 @@ import anyio
 
 from mrun.cli.invocation import Invocation
 from mrun.engine.errors import NotFoundError, UsageError
+from mrun.engine.language.places import JOURNAL_DIR
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.store.session import Session
 from mrun.engine.studies.reopen import workspace_of
 from mrun.engine.workspace.plan_file import read_plan

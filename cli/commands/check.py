@@ -25,9 +25,9 @@ from mrun.cli.options import spec_options
 from mrun.cli.orders import SpecWords, check_order, read_order
 from mrun.cli.output import Output
 from mrun.cli.shown import counted
-from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.model import Plan, PlanStep, SampleTable
 from mrun.engine.resources import Demand
+from mrun.engine.steps.compile import compile_plan
 from mrun.engine.studies.enqueue import Checked
 from mrun.engine.studies.estimate import Estimate, WayEstimate, estimate_study, table_at_hand
 

@@ -19,8 +19,8 @@ from mrun.cli.shown import counted, duration, show_study, study_json, work_line
 from mrun.cli.styled import Styled
 from mrun.cli.waiting import Display, exit_code_of, wait_for_end
 from mrun.engine.errors import ExitCode
+from mrun.engine.language.places import JOURNAL_DIR
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.resources import Inventory
 from mrun.engine.stop_signals import stop_signals
 from mrun.engine.store.connect import Broker

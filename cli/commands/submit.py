@@ -11,9 +11,9 @@ from mrun.cli.invocation import Invocation, current_dir, takes_words
 from mrun.cli.options import turn_options
 from mrun.cli.orders import queue_checked
 from mrun.engine.errors import UsageError
-from mrun.engine.plan.array import parse_array
 from mrun.engine.studies.enqueue import Order
 from mrun.engine.studies.submission import Submission, check_submission, prepare_submission
+from mrun.engine.table.array import parse_array
 
 
 class SubmitWords(msgspec.Struct, frozen=True, kw_only=True):

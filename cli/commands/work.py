@@ -20,7 +20,7 @@ from mrun.cli.orders import SpecWords, read_order
 from mrun.cli.output import Output
 from mrun.cli.selectors import parse_names
 from mrun.engine.errors import UsageError
-from mrun.engine.plan.workers import WorkerOrder
+from mrun.engine.steps.workers import WorkerOrder
 from mrun.engine.store.connect import Broker
 from mrun.engine.studies.enqueue import workers_of
 from mrun.engine.studies.queueing import find_one

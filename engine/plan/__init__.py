@@ -1,4 +1,1 @@
-"""Spec → Plan: parameters × steps become nodes and edges; sample tables; tokens.
-
-Import from its modules: a package that imported them all would make every command pay for what few need.
-"""
+"""The plan: what a study is once it is ready to be stored and run."""

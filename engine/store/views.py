@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from mrun.engine.errors import NotFoundError, SealError
-from mrun.engine.plan.places import JOURNAL_DIR
+from mrun.engine.language.places import JOURNAL_DIR
 from mrun.engine.store.schema import ClaimRow
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store

@@ -25,34 +25,34 @@ from msgspec.structs import replace
 
 from mrun.engine.errors import MrunError, Problem, SpecError, UsageError, WorkspaceError
 from mrun.engine.ids import new_study_id
+from mrun.engine.language.findings import Findings
+from mrun.engine.language.places import JOURNAL_DIR, Place
+from mrun.engine.language.variables import variable_values
 from mrun.engine.nearest import nearest_hint
-from mrun.engine.plan.clones import make_clone
-from mrun.engine.plan.compile import compile_plan
-from mrun.engine.plan.expanded import text_expander
-from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.generated import with_generated
 from mrun.engine.plan.model import Plan, SampleTable
-from mrun.engine.plan.places import JOURNAL_DIR, Place
-from mrun.engine.plan.render import NodeText
-from mrun.engine.plan.resolved import Resolved, resolve_at, resolve_study
-from mrun.engine.plan.samples import (
-    SamplesRequest,
-    bring_samples,
-    open_samples,
-    with_samples_file,
-)
-from mrun.engine.plan.variables import variable_values
-from mrun.engine.plan.workers import WorkerOrders, order_workers
 from mrun.engine.records import Past
 from mrun.engine.resources import Demand, encode_demands
 from mrun.engine.spec.dump import dump_spec
 from mrun.engine.spec.load import load_spec
 from mrun.engine.spec.model import Spec, Text, Tree
+from mrun.engine.steps.clones import make_clone
+from mrun.engine.steps.compile import compile_plan
+from mrun.engine.steps.expanded import text_expander
+from mrun.engine.steps.generated import with_generated
+from mrun.engine.steps.render import NodeText
+from mrun.engine.steps.resolved import Resolved, resolve_at, resolve_study
+from mrun.engine.steps.workers import WorkerOrders, order_workers
 from mrun.engine.store.questions import root_of
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 from mrun.engine.store.stored_plan import queues_of_steps
 from mrun.engine.store.views import StepFacts
+from mrun.engine.table.samples import (
+    SamplesRequest,
+    bring_samples,
+    open_samples,
+    with_samples_file,
+)
 from mrun.engine.workspace.plan_file import run_key, write_plan
 
 #: So much of what a failed `generate` printed is shown.

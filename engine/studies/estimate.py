@@ -12,8 +12,8 @@ import tempfile
 import msgspec
 
 from mrun.engine.plan.model import WAYS_OF_FILES, Plan, PlanStep, SampleTable
-from mrun.engine.plan.paths import sample_depth
-from mrun.engine.plan.samples import SamplesRequest, open_samples
+from mrun.engine.table.paths import sample_depth
+from mrun.engine.table.samples import SamplesRequest, open_samples
 
 #: Of a worker with packed samples: segment, index, cells; and their directory.
 PACKED_FILES, PACKED_DIRECTORIES = 3, 1

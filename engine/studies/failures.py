@@ -6,7 +6,7 @@ import msgspec
 
 from mrun.engine.errors import MrunError
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.render import NodeText
+from mrun.engine.steps.render import NodeText
 from mrun.engine.store.session import Session
 from mrun.engine.store.views import FailedSample as Failure
 from mrun.engine.workspace.plan_file import read_plan

@@ -18,15 +18,15 @@ import msgspec
 from msgspec.structs import replace
 
 from mrun.engine.errors import BrokerError, NotFoundError, UsageError, WorkspaceError
+from mrun.engine.language.places import INFO_DIR
 from mrun.engine.plan.model import Plan, SampleTable
-from mrun.engine.plan.paths import MAX_LISTED_PATHS
-from mrun.engine.plan.places import INFO_DIR
-from mrun.engine.plan.samples import bring_samples, open_samples, value_kind
 from mrun.engine.store.questions import UNFINISHED, edition_of, state_of
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
 from mrun.engine.studies.enqueue import Queued, queued_study, step_facts
 from mrun.engine.studies.reopen import reopen_grown
+from mrun.engine.table.paths import MAX_LISTED_PATHS
+from mrun.engine.table.samples import bring_samples, open_samples, value_kind
 from mrun.engine.workspace.plan_file import WorkspaceStudy, opened, run_key, write_plan
 
 

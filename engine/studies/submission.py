@@ -21,15 +21,15 @@ import msgspec
 from msgspec.structs import replace
 
 from mrun.engine.errors import Problem, SpecError, UsageError
-from mrun.engine.plan.array import Array
-from mrun.engine.plan.columns import count_columns
+from mrun.engine.language.places import INFO_DIR
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.places import INFO_DIR
-from mrun.engine.plan.resolved import resolve_at
 from mrun.engine.spec.dump import dump_spec
 from mrun.engine.spec.model import Text, Tree
 from mrun.engine.spec.names import RESERVED_NAMES
+from mrun.engine.steps.resolved import resolve_at
 from mrun.engine.studies.enqueue import Checked, Order, check, prepare
+from mrun.engine.table.array import Array
+from mrun.engine.table.columns import count_columns
 
 #: The step, hence its directory and files: `<workspace>/run/…/run.out`.
 STEP = "run"

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from mrun.engine.errors import HandBackError, LauncherError, MrunError, WorkspaceError
-from mrun.engine.plan.render import NodeText
 from mrun.engine.records import Claim
+from mrun.engine.steps.render import NodeText
 from mrun.engine.work.affinity import NO_GRANT, Grant, pinned
 from mrun.engine.work.files.full import FullFiles
 from mrun.engine.work.files.lean import LeanFiles

@@ -6,14 +6,14 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
+from mrun.engine.language.places import JOURNAL_DIR
 from mrun.engine.logging import log
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.places import JOURNAL_DIR
-from mrun.engine.plan.reader import SampleReader
-from mrun.engine.plan.render import NodeText
+from mrun.engine.steps.render import NodeText
 from mrun.engine.store.questions import state_of
 from mrun.engine.store.seal import Seal
 from mrun.engine.store.store import Store
+from mrun.engine.table.reader import SampleReader
 from mrun.engine.workspace.journal import JOURNAL_VERSION, Header, JournalWriter
 
 #: Studies and node texts that stay in memory; the least recently used goes first.

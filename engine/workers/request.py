@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from mrun.engine.plan.workers import WorkerOrder
 from mrun.engine.settings import Settings
+from mrun.engine.steps.workers import WorkerOrder
 
 
 class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from mrun.engine.language.places import JOURNAL_DIR
 from mrun.engine.lazy import np, npt
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.records import Flags, Past, ReturnCode, SampleState, failure_flags
 from mrun.engine.workspace.downstream import Choice
 from mrun.engine.workspace.journal import Claimed, Settled, Void, read_journal

@@ -9,7 +9,7 @@ import msgspec
 
 from mrun.engine.errors import WorkspaceError
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.render import NodeText
+from mrun.engine.steps.render import NodeText
 from mrun.engine.workspace.plan_file import check_steps
 from mrun.engine.workspace.segments import read_packed
 

@@ -19,9 +19,9 @@ import msgspec
 
 from mrun.engine.atomic_file import replaced_file
 from mrun.engine.errors import NotFoundError, UsageError, WorkspaceError
+from mrun.engine.language.places import JOURNAL_DIR
 from mrun.engine.nearest import nearest_hint
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.places import JOURNAL_DIR
 
 PLAN_FILE_VERSION = 1
 _FILE, _LOCK = "study.mrun", "opening.lock"

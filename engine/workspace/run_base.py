@@ -14,9 +14,9 @@ from typing import IO, Any, TypeAlias
 
 from mrun.engine.atomic_file import replaced_file
 from mrun.engine.errors import WorkspaceError
+from mrun.engine.language.places import JOURNAL_DIR
 from mrun.engine.lazy import np, npt
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.places import JOURNAL_DIR
 
 #: For each node an array of `Fate` (history.py), uint8, shape (samples of the node,).
 Fates: TypeAlias = "list[npt.NDArray[np.uint8]]"

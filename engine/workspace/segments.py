@@ -28,8 +28,8 @@ import anyio
 import msgspec
 
 from mrun.engine.errors import WorkspaceError
+from mrun.engine.language.places import JOURNAL_DIR
 from mrun.engine.lazy import np
-from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.workspace.descriptors import copy, write_all
 
 #: A segment that is as long as this, or longer, gets no further sample.

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from mrun.cli.main import COMMANDS, cli
-from mrun.engine.plan.names import BUILT_IN, RETURN_CODES, built_in
+from mrun.engine.language.names import BUILT_IN, RETURN_CODES, built_in
 
 PAGE = (Path(__file__).parents[2] / "docs" / "from-merlin.md").read_text(encoding="utf-8")
 #: Every `mrun …` of the page, once.

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.model import Plan, SampleTable
-from mrun.engine.plan.render import NodeText
+from mrun.engine.steps.compile import compile_plan
+from mrun.engine.steps.render import NodeText
 from mrun.engine.studies.enqueue import Order
 from mrun.engine.studies.submission import Submission, check_submission
 from tests.cli.homes import Home

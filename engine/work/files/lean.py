@@ -18,7 +18,7 @@ from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 
-from mrun.engine.plan.places import JOURNAL_DIR
+from mrun.engine.language.places import JOURNAL_DIR
 from mrun.engine.records import Claim
 from mrun.engine.work.files.scripts import PassedScript, ScriptPasser
 from mrun.engine.work.files.way import ClaimedSample, SampleFiles, keep_within, make_directory, move_aside

@@ -15,7 +15,7 @@ import re
 
 import msgspec
 
-from mrun.engine.plan.render import NodeText
+from mrun.engine.steps.render import NodeText
 from mrun.engine.work.files.way import ClaimedSample, make_directory, write_script
 from mrun.engine.work.script_memory import ScriptMemory
 

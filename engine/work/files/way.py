@@ -18,8 +18,8 @@ from typing import Protocol
 import msgspec
 
 from mrun.engine.atomic_file import replaced_file
-from mrun.engine.plan.render import NodeText
 from mrun.engine.records import Claim, Resume
+from mrun.engine.steps.render import NodeText
 from mrun.engine.work.studies import WorkedStudy
 from mrun.engine.workspace.descriptors import write_all
 

@@ -21,8 +21,8 @@ import msgspec
 
 from mrun.engine.atomic_file import replaced_file
 from mrun.engine.errors import HandBackError, MrunError
+from mrun.engine.language.places import JOURNAL_DIR
 from mrun.engine.plan.model import JobTerms
-from mrun.engine.plan.places import JOURNAL_DIR
 from mrun.engine.work.files.full import FullFiles, FullSample
 from mrun.engine.work.files.way import ClaimedSample, SampleFiles, write_script
 from mrun.engine.work.outcomes import Exit

@@ -1,6 +1,6 @@
 """Samples in warm shells: who runs in which, how to signal it, and how it ended.
 
-A step asks for it (`warm: true`), and `plan/warm.py` refuses what a script could tell it by. A sample behaves as one
+A step asks for it (`warm: true`), and `steps/warm.py` refuses what a script could tell it by. A sample behaves as one
 that was started cold. What differs is listed in docs/specs.md.
 """
 

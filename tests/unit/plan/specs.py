@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import Any
 
 from mrun.engine.errors import SpecError
-from mrun.engine.plan.compile import compile_plan
+from mrun.engine.language.places import Place
 from mrun.engine.plan.model import Plan, SampleTable
-from mrun.engine.plan.places import Place
-from mrun.engine.plan.render import NodeText
-from mrun.engine.plan.resolved import Resolved, resolve_study
 from mrun.engine.spec.keys import RUN_KEYS
 from mrun.engine.spec.model import Batch, Parameter, Run, Samples, Spec, Step, Text
+from mrun.engine.steps.compile import compile_plan
+from mrun.engine.steps.render import NodeText
+from mrun.engine.steps.resolved import Resolved, resolve_study
 
 NOW = datetime(2026, 3, 4, 5, 6, 7)
 CWD = "/area"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mrun.engine.errors import SpecError
-from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.model import SampleTable
+from mrun.engine.steps.compile import compile_plan
 from mrun.engine.studies.enqueue import Checked, Order, check
 
 PAGE = Path(__file__).parents[3] / "docs" / "specs.md"

@@ -14,11 +14,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.reader import SampleReader
-from mrun.engine.plan.render import NodeText
 from mrun.engine.spec.dump import dump_spec
 from mrun.engine.spec.model import Text, Tree
+from mrun.engine.steps.render import NodeText
 from mrun.engine.studies.enqueue import Order, check, prepare
+from mrun.engine.table.reader import SampleReader
 
 ENVIRONMENT = {"HOME": "/home/a b: #c", "STAR": "*anchor", "COST": "$STAR and \\", "PATH": "/nowhere"}
 #: What is hard for YAML, for the shell's words, or for a scanner of tokens.

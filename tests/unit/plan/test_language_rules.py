@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from mrun.engine.errors import SpecError
+from mrun.engine.language.names import RESERVED
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.names import RESERVED
-from mrun.engine.plan.reader import SampleReader
-from mrun.engine.plan.render import NodeText
 from mrun.engine.spec.names import RESERVED_NAMES
+from mrun.engine.steps.render import NodeText
 from mrun.engine.studies.enqueue import Checked, Order, check, prepare
+from mrun.engine.table.reader import SampleReader
 
 HEAD = "description: {name: n, description: d}\n"
 TWO = "global.parameters:\n  A: {values: [1, 2], label: A.%%}\n  B: {values: [x, y], label: B.%%, name: bee}\n"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrun.engine.errors import UsageError
-from mrun.engine.plan.array import IDS_MOST, Array, Span, parse_array
+from mrun.engine.table.array import IDS_MOST, Array, Span, parse_array
 
 
 def ids_of(array: Array) -> list[int]:

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from mrun.engine.errors import Problem, SpecError
-from mrun.engine.plan.clones import Clone, make_clone
 from mrun.engine.spec.model import GitDependency
+from mrun.engine.steps.clones import Clone, make_clone
 
 from .specs import body, make_spec, plan, resolved, step, text
 

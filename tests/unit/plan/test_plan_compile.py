@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from mrun.engine.errors import MrunError, SpecError
-from mrun.engine.plan.compile import compile_plan
-from mrun.engine.plan.durations import parse_walltime_s
 from mrun.engine.plan.model import Plan, Token, TokenKind
 from mrun.engine.spec.model import Batch, GitDependency, Text
+from mrun.engine.steps.compile import compile_plan
+from mrun.engine.steps.durations import parse_walltime_s
 
 from .specs import body, make_spec, parameter, plan, problems, resolved, step, table, text
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mrun.engine.errors import WorkspaceError
-from mrun.engine.plan.dry import write_scripts
-from mrun.engine.plan.samples import open_samples
+from mrun.engine.steps.dry import write_scripts
+from mrun.engine.table.samples import open_samples
 
 from .specs import make_spec, parameter, plan, step
 

@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrun.engine.errors import SpecError
-from mrun.engine.plan.paths import sample_path
-from mrun.engine.plan.samples import SamplesRequest
 from mrun.engine.studies.estimate import (
     CONVERTED_FILES,
     GENERATE_FILES,
@@ -19,6 +17,8 @@ from mrun.engine.studies.estimate import (
     sample_directories,
     table_at_hand,
 )
+from mrun.engine.table.paths import sample_path
+from mrun.engine.table.samples import SamplesRequest
 
 from .specs import make_spec, parameter, plan, step
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from mrun.engine.errors import SpecError
-from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.workers import order_workers
 from mrun.engine.spec.load import load_spec
 from mrun.engine.spec.model import Spec
+from mrun.engine.steps.compile import compile_plan
+from mrun.engine.steps.workers import order_workers
 
 from .specs import resolved, table
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrun.engine.plan.model import Barrier
-from mrun.engine.plan.render import NodeText
+from mrun.engine.steps.render import NodeText
 
 from .specs import body, make_spec, parameter, plan, problems, step
 

@@ -7,11 +7,11 @@ import sys
 import pytest
 
 from mrun.engine.errors import SpecError
-from mrun.engine.plan.generated import with_generated
-from mrun.engine.plan.variables import variable_values
+from mrun.engine.language.variables import variable_values
 from mrun.engine.spec.dump import dump_spec
 from mrun.engine.spec.load import load_spec
 from mrun.engine.spec.model import Text
+from mrun.engine.steps.generated import with_generated
 
 from .specs import body, make_spec, parameter, plan, step
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mrun.engine.plan.model import JobTerms
-from mrun.engine.plan.render import NodeText
 from mrun.engine.spec.model import Batch, Text
+from mrun.engine.steps.render import NodeText
 from mrun.launchers.resources import Needs
 
 from .specs import body, make_spec, parameter, plan, problems, step, text

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mrun.engine.plan.launching import assignment, assigns
-from mrun.engine.plan.render import NodeText
 from mrun.engine.spec.model import Batch, Text
+from mrun.engine.steps.launching import assignment, assigns
+from mrun.engine.steps.render import NodeText
 
 from .specs import body, make_spec, parameter, plan, problems, step
 

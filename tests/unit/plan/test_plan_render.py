@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrun.engine.plan.paths import sample_depth, sample_path
-from mrun.engine.plan.render import NodeText
+from mrun.engine.steps.render import NodeText
+from mrun.engine.table.paths import sample_depth, sample_path
 
 from .specs import body, make_spec, parameter, plan, step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mrun.engine.plan.resolve import Resolver
+from mrun.engine.language.resolve import Resolver
 from mrun.engine.studies.enqueue import Order, check, prepare
 
 SPEC = """

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrun.engine.errors import SpecError
-from mrun.engine.plan import convert as convert_module
-from mrun.engine.plan.reader import SampleFileChanged, SampleReader
-from mrun.engine.plan.samples import open_samples
 from mrun.engine.spec.model import Samples, Text
+from mrun.engine.table import convert as convert_module
+from mrun.engine.table.reader import SampleFileChanged, SampleReader
+from mrun.engine.table.samples import open_samples
 
 from .specs import make_spec, resolved, text
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from mrun.engine.errors import SpecError
-from mrun.engine.plan import samples as samples_module
-from mrun.engine.plan.reader import SampleReader
-from mrun.engine.plan.samples import bring_samples, open_samples, with_samples_file
 from mrun.engine.spec.model import Text
+from mrun.engine.table import samples as samples_module
+from mrun.engine.table.reader import SampleReader
+from mrun.engine.table.samples import bring_samples, open_samples, with_samples_file
 
 from .specs import make_spec
 

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from mrun.engine.plan.classes import CLASSES_MOST
-from mrun.engine.plan.compile import compile_plan
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.render import NodeText
 from mrun.engine.spec.model import Batch, Samples, Text
+from mrun.engine.steps.classes import CLASSES_MOST
+from mrun.engine.steps.compile import compile_plan
+from mrun.engine.steps.render import NodeText
 
 from .specs import body, make_spec, parameter, plan, problems, resolved, step, table, text
 

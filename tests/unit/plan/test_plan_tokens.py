@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrun.engine.plan.names import RESERVED
-from mrun.engine.plan.tokens import Scanner, Use, safe_name
+from mrun.engine.language.names import RESERVED
+from mrun.engine.language.tokens import Scanner, Use, safe_name
 from mrun.engine.spec.model import Text
 from mrun.engine.spec.names import RESERVED_NAMES
 

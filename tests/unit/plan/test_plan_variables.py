@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from mrun.engine.errors import SpecError
-from mrun.engine.plan.expanded import text_expander
-from mrun.engine.plan.resolved import resolve_at
 from mrun.engine.spec.model import PathDependency, Text
+from mrun.engine.steps.expanded import text_expander
+from mrun.engine.steps.resolved import resolve_at
 
 from .specs import body, make_spec, parameter, place, plan, problems, resolved, step, text
 

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from mrun.engine.errors import SpecError
-from mrun.engine.plan.workers import is_here, order_workers
 from mrun.engine.spec.model import Batch, Text, WorkerSettings
+from mrun.engine.steps.workers import is_here, order_workers
 from mrun.launchers.worker_launch import WorkerLaunch
 
 from .specs import make_spec, parameter, plan, resolved, step, text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mrun.engine.lazy import np
-from mrun.engine.plan.convert import first_row
+from mrun.engine.table.convert import first_row
 
 
 def count_columns(path: str) -> int:

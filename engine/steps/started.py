@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from mrun.engine.errors import LauncherError
-from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.terms import StepTerms
+from mrun.engine.language.findings import Findings
 from mrun.engine.spec.model import Step
+from mrun.engine.steps.terms import StepTerms
 from mrun.launchers.find import launcher_named
 
 _LAUNCHER = re.compile(r"(?<!\\)\$\(V?LAUNCHER\)")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.scripts import DraftScripts, Script
-from mrun.engine.plan.terms import StepTerms, StepTexts
+from mrun.engine.language.findings import Findings
 from mrun.engine.spec.model import Spec, Step, Text
+from mrun.engine.steps.scripts import DraftScripts, Script
+from mrun.engine.steps.terms import StepTerms, StepTexts
 
 _SHELL = re.compile(r"/\S+/(sh|dash|bash)|/\S+/env\s+(sh|dash|bash)")
 

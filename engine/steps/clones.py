@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from mrun.engine.errors import Problem, SpecError
-from mrun.engine.plan.resolve import Resolver
+from mrun.engine.language.resolve import Resolver
 from mrun.engine.spec.model import GitDependency, Spec, Text
 
 #: Of what git said, so many lines are shown.

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.launching import Launching, assignment
-from mrun.engine.plan.names import Meaning
-from mrun.engine.plan.resolve import EVERYWHERE, Meant
-from mrun.engine.plan.terms import DraftTerms, StepTerms, StepTexts
+from mrun.engine.language.findings import Findings
+from mrun.engine.language.names import Meaning
+from mrun.engine.language.resolve import EVERYWHERE, Meant
 from mrun.engine.spec.model import Spec, Step, Text
+from mrun.engine.steps.launching import Launching, assignment
+from mrun.engine.steps.terms import DraftTerms, StepTerms, StepTexts
 
 _LAUNCHERS = (Meaning.LAUNCHER, Meaning.VARIABLE_LAUNCHER)
 

@@ -9,8 +9,8 @@ import msgspec
 
 from mrun.engine.errors import WorkspaceError
 from mrun.engine.plan.model import Plan, PlanStep
-from mrun.engine.plan.reader import SampleReader
-from mrun.engine.plan.render import NodeText
+from mrun.engine.steps.render import NodeText
+from mrun.engine.table.reader import SampleReader
 
 #: Instances of a step whose scripts are written. Nobody reads more, and a study may have a hundred million.
 INSTANCES_MOST = 1000

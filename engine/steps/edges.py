@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mrun.engine.plan.expand import Combinations
 from mrun.engine.plan.model import Barrier, Node, PlanParameter, Template, Token, TokenKind
-from mrun.engine.plan.steps import DraftStep
+from mrun.engine.steps.expand import Combinations
+from mrun.engine.steps.steps import DraftStep
 
 
 def make_nodes(

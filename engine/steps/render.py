@@ -6,9 +6,9 @@ import os
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from mrun.engine.language.tokens import safe_name
 from mrun.engine.plan.model import Plan, PlanParameter, PlanStep, Template, Token, TokenKind
-from mrun.engine.plan.paths import all_paths, sample_path
-from mrun.engine.plan.tokens import safe_name
+from mrun.engine.table.paths import all_paths, sample_path
 
 #: Of so many directories of samples the path is kept: slots of one worker are in different places of a node.
 _PATHS_MOST = 128

@@ -9,19 +9,19 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from mrun.engine.language.findings import Findings
+from mrun.engine.language.names import Meaning
+from mrun.engine.language.resolve import EVERYWHERE, Pieces, Resolver, Where
+from mrun.engine.language.tokens import safe_name
 from mrun.engine.nearest import nearest_hint
-from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.jobs import as_jobs, check_jobs, read_job_defaults
 from mrun.engine.plan.model import JobTerms
-from mrun.engine.plan.names import Meaning
-from mrun.engine.plan.resolve import EVERYWHERE, Pieces, Resolver, Where
-from mrun.engine.plan.scripts import DraftScripts, read_scripts
-from mrun.engine.plan.started import check_started
-from mrun.engine.plan.terms import WITH_PARAMETERS, ParameterTable, StepTerms, StepTexts, read_terms
-from mrun.engine.plan.tokens import safe_name
-from mrun.engine.plan.warm import read_warm
 from mrun.engine.spec.circles import find_circles
 from mrun.engine.spec.model import Spec, Step, Text
+from mrun.engine.steps.jobs import as_jobs, check_jobs, read_job_defaults
+from mrun.engine.steps.scripts import DraftScripts, read_scripts
+from mrun.engine.steps.started import check_started
+from mrun.engine.steps.terms import WITH_PARAMETERS, ParameterTable, StepTerms, StepTexts, read_terms
+from mrun.engine.steps.warm import read_warm
 
 #: Directories of the workspace that are not steps'.
 _TAKEN_DIRECTORIES = frozenset({"merlin_info", "mrun_info"})

@@ -6,11 +6,11 @@ import re
 
 import msgspec
 
+from mrun.engine.language.findings import Findings
+from mrun.engine.language.names import BUILT_IN, SAMPLE_TOKENS, Meaning, Named, built_in
+from mrun.engine.language.tokens import Use
+from mrun.engine.language.variables import Variables
 from mrun.engine.nearest import nearest_hint
-from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.names import BUILT_IN, SAMPLE_TOKENS, Meaning, Named, built_in
-from mrun.engine.plan.tokens import Use
-from mrun.engine.plan.variables import Variables
 from mrun.engine.spec.model import Spec, Text
 
 #: What in a script can't be a shell command by accident: then it is a token with a wrong name.

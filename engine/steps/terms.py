@@ -12,17 +12,17 @@ from typing import Any
 import msgspec
 
 from mrun.engine.errors import LauncherError
+from mrun.engine.language.findings import Findings
+from mrun.engine.language.names import PARAMETER_MEANINGS, Meaning
+from mrun.engine.language.resolve import STUDY_ONLY, Meant, Pieces, Resolver, Where
 from mrun.engine.nearest import nearest_hint
-from mrun.engine.plan.durations import parse_walltime_s
-from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.launching import Launching
 from mrun.engine.plan.model import PlanParameter
-from mrun.engine.plan.names import PARAMETER_MEANINGS, Meaning
-from mrun.engine.plan.resolve import STUDY_ONLY, Meant, Pieces, Resolver, Where
 from mrun.engine.resources import is_name
 from mrun.engine.spec.keys import COUNT_KEYS, FLAG_KEYS, RUN_KEYS, Key
 from mrun.engine.spec.model import Spec, Step, Text
 from mrun.engine.spec.texts import parse_whole
+from mrun.engine.steps.durations import parse_walltime_s
+from mrun.engine.steps.launching import Launching
 from mrun.launchers.find import launcher_named, prefix_named
 from mrun.launchers.find import names as launcher_names
 

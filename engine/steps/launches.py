@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 
 from mrun.engine.errors import LauncherError
+from mrun.engine.language.findings import Findings
+from mrun.engine.language.resolve import Resolver
 from mrun.engine.nearest import nearest_hint
-from mrun.engine.plan.durations import parse_walltime_s
-from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.resolve import Resolver
 from mrun.engine.spec.model import Spec, Text, WorkerSettings
 from mrun.engine.spec.texts import parse_flag, parse_whole
+from mrun.engine.steps.durations import parse_walltime_s
 from mrun.launchers.find import launcher_named
 from mrun.launchers.find import names as launcher_names
 from mrun.launchers.worker_launch import ALL, WorkerLaunch

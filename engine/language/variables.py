@@ -10,10 +10,10 @@ import re
 import shutil
 from collections.abc import Mapping
 
+from mrun.engine.language.findings import Findings
+from mrun.engine.language.names import BUILT_IN, RESERVED
+from mrun.engine.language.tokens import Flat, Scanner, Use
 from mrun.engine.nearest import nearest_hint
-from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.names import BUILT_IN, RESERVED
-from mrun.engine.plan.tokens import Flat, Scanner, Use
 from mrun.engine.spec.model import Spec, Text
 
 _ENVIRONMENT_NAME = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)

@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 
-from mrun.engine.plan.jobs import job_terms
-from mrun.engine.plan.launching import Launching
 from mrun.engine.plan.model import Terms
-from mrun.engine.plan.steps import DraftStep
-from mrun.engine.plan.terms import DraftTerms
 from mrun.engine.resources import Demand
+from mrun.engine.steps.jobs import job_terms
+from mrun.engine.steps.launching import Launching
+from mrun.engine.steps.steps import DraftStep
+from mrun.engine.steps.terms import DraftTerms
 
 #: A study with more classes has coarser ones. Each is a stream on the server, which claims look through.
 CLASSES_MOST = 64

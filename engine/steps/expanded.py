@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from mrun.engine.plan.names import Meaning
-from mrun.engine.plan.resolved import Resolved
-from mrun.engine.plan.tokens import Use
+from mrun.engine.language.names import Meaning
+from mrun.engine.language.tokens import Use
 from mrun.engine.spec.model import Text
+from mrun.engine.steps.resolved import Resolved
 
 
 def text_expander(resolved: Resolved) -> Callable[[Text], str]:

@@ -15,8 +15,17 @@ from typing import Any
 
 import msgspec
 
-from mrun.engine.plan.clones import Clone, read_clones
-from mrun.engine.plan.expand import (
+from mrun.engine.language.findings import Findings
+from mrun.engine.language.names import RESERVED, Meaning
+from mrun.engine.language.places import Place, place_study, study_values
+from mrun.engine.language.resolve import EVERYWHERE, Resolver, Where
+from mrun.engine.language.variables import Variables
+from mrun.engine.plan.model import PlanParameter
+from mrun.engine.spec.keys import SAMPLES_KEYS
+from mrun.engine.spec.model import Spec, Text, Tree
+from mrun.engine.spec.texts import has_token
+from mrun.engine.steps.clones import Clone, read_clones
+from mrun.engine.steps.expand import (
     Combinations,
     check_instances,
     combine,
@@ -24,19 +33,10 @@ from mrun.engine.plan.expand import (
     shown_names,
     used_parameters,
 )
-from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.model import PlanParameter
-from mrun.engine.plan.names import RESERVED, Meaning
-from mrun.engine.plan.places import Place, place_study, study_values
-from mrun.engine.plan.resolve import EVERYWHERE, Resolver, Where
-from mrun.engine.plan.samples import SamplesRequest
-from mrun.engine.plan.steps import DraftStep, read_steps
-from mrun.engine.plan.terms import ParameterTable
-from mrun.engine.plan.variables import Variables
-from mrun.engine.plan.workers import Workers, read_workers
-from mrun.engine.spec.keys import SAMPLES_KEYS
-from mrun.engine.spec.model import Spec, Text, Tree
-from mrun.engine.spec.texts import has_token
+from mrun.engine.steps.steps import DraftStep, read_steps
+from mrun.engine.steps.terms import ParameterTable
+from mrun.engine.steps.workers import Workers, read_workers
+from mrun.engine.table.samples import SamplesRequest
 
 #: Labels in a variable: `X Y`, or as they stand in YAML, `[X, Y]`.
 _LISTED = re.compile(r"[^\s,\[\]'\"]+")

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
+from mrun.engine.language.findings import Findings
+from mrun.engine.language.resolve import Resolver
 from mrun.engine.nearest import nearest_hint
-from mrun.engine.plan.findings import Findings
-from mrun.engine.plan.launches import read_launch
 from mrun.engine.plan.model import Plan
-from mrun.engine.plan.resolve import Resolver
 from mrun.engine.spec.model import Spec, Text, WorkerSettings
+from mrun.engine.steps.launches import read_launch
 from mrun.launchers.worker_launch import HERE, WorkerLaunch
 
 #: The worker of the steps that no other one covers.

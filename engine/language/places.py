@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from mrun.engine.plan.names import RETURN_CODES, SPEC_COPIES
-from mrun.engine.plan.resolve import Resolver
+from mrun.engine.language.names import RETURN_CODES, SPEC_COPIES
+from mrun.engine.language.resolve import Resolver
 from mrun.engine.spec.model import Spec
 
 INFO_DIR = "merlin_info"

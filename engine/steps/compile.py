@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from mrun.engine.errors import MrunError
-from mrun.engine.plan.classes import Classes
-from mrun.engine.plan.edges import make_barriers, make_nodes, number_nodes
-from mrun.engine.plan.findings import Findings
+from mrun.engine.language.findings import Findings
 from mrun.engine.plan.model import Plan, PlanStep, SampleTable
-from mrun.engine.plan.resolved import Resolved
-from mrun.engine.plan.steps import DraftStep
-from mrun.engine.plan.templates import Templater
+from mrun.engine.steps.classes import Classes
+from mrun.engine.steps.edges import make_barriers, make_nodes, number_nodes
+from mrun.engine.steps.resolved import Resolved
+from mrun.engine.steps.steps import DraftStep
+from mrun.engine.steps.templates import Templater
 
 
 def compile_plan(resolved: Resolved, samples: SampleTable | None = None) -> Plan:

@@ -6,11 +6,11 @@ import shlex
 
 import msgspec
 
-from mrun.engine.plan.findings import Findings
+from mrun.engine.language.findings import Findings
+from mrun.engine.language.resolve import Resolver
 from mrun.engine.plan.model import JobTerms
-from mrun.engine.plan.resolve import Resolver
-from mrun.engine.plan.terms import DraftTerms, StepTerms
 from mrun.engine.spec.model import Spec, Step, Text
+from mrun.engine.steps.terms import DraftTerms, StepTerms
 from mrun.launchers.find import launcher_named
 
 

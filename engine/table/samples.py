@@ -12,10 +12,10 @@ import msgspec
 
 from mrun.engine.errors import Problem, SpecError
 from mrun.engine.lazy import np
-from mrun.engine.plan.convert import Warn, check_width, convert_text
 from mrun.engine.plan.model import SampleTable
 from mrun.engine.spec.merlin_block import SAMPLE_EXTENSIONS
 from mrun.engine.spec.model import Spec, Text, Tree
+from mrun.engine.table.convert import Warn, check_width, convert_text
 
 #: From this size on a given file is linked into the workspace. A worker notices if it is changed there.
 _LINKED_BYTES = 64 << 20

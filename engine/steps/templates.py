@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from mrun.engine.plan.findings import Findings
+from mrun.engine.language.findings import Findings
+from mrun.engine.language.names import SAMPLE_TOKENS, Meaning
+from mrun.engine.language.resolve import Meant
 from mrun.engine.plan.model import SampleTable, Template, Token, TokenKind
-from mrun.engine.plan.names import SAMPLE_TOKENS, Meaning
-from mrun.engine.plan.paths import MAX_LISTED_PATHS, sample_depth
-from mrun.engine.plan.resolve import Meant
-from mrun.engine.plan.scripts import Script, TermsText
-from mrun.engine.plan.steps import DraftStep
+from mrun.engine.steps.scripts import Script, TermsText
+from mrun.engine.steps.steps import DraftStep
+from mrun.engine.table.paths import MAX_LISTED_PATHS, sample_depth
 
 
 class Templater(msgspec.Struct, frozen=True):

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mrun.engine.plan.findings import Findings
+from mrun.engine.language.findings import Findings
+from mrun.engine.language.names import RESERVED
+from mrun.engine.language.resolve import Resolver
+from mrun.engine.language.tokens import safe_name
 from mrun.engine.plan.model import PlanParameter
-from mrun.engine.plan.names import RESERVED
-from mrun.engine.plan.resolve import Resolver
-from mrun.engine.plan.steps import DraftStep
-from mrun.engine.plan.tokens import safe_name
 from mrun.engine.spec.model import Parameter, Spec, Text
+from mrun.engine.steps.steps import DraftStep
 
 #: Most file systems allow 255 bytes in a name; an instance's files add an ending such as `.restart.slurm.sh`.
 MAX_NAME_BYTES = 235

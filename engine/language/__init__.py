@@ -1,0 +1,1 @@
+"""What a `$(NAME)` of a spec means, and where a study lives."""

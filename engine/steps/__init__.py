@@ -1,0 +1,1 @@
+"""Steps: what a spec says of them, their nodes, their scripts; a spec becomes a plan."""

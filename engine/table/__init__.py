@@ -1,0 +1,1 @@
+"""The table of samples: opened, converted, read row by row; and the directories of samples."""
