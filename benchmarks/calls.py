@@ -5,8 +5,8 @@
 ask of the server. `paced` is a real study of 600 samples of 20 ms (`chunk: 1`) on a worker of two slots; beside it
 `bare`, with as many entries and the same pauses. `look` is an idle worker's look for work, `hold` holds a study that is
 not there, and `status` is `Views.studies` of 1,000 studies. Times are microseconds of the server's CPU, medians of the
-rounds. Ratios are medians of the rounds' own, because the machine may be busy. Takes about a minute. Does not show: what
-the client spends, and the network between two machines.
+rounds. Ratios are medians of the rounds' own, because the machine may be busy. Takes about a minute. Does not show:
+what the client spends, and the network between two machines.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Keys(msgspec.Struct, frozen=True):
 
     @property
     def clock(self) -> str:
-        """Hash: layout, what the clock was set back by, who sweeps, the last claim's number, the last turn."""
+        """Hash: what the clock was set back by, when somebody swept, who sweeps, the last claim and turn."""
         return f"{self.root}clock"
 
     @property

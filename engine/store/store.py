@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -293,8 +294,7 @@ class Store:
 
     async def _read(self, calls: Sequence[Sequence[Word]], *, are_strict: bool) -> list[Any]:
         async def once() -> list[Any]:
-            if not self._is_layout_known:
-                await self._check_layout()
+            await self._check_layout()
             pipe = self.client.pipeline(transaction=False)
             for words in calls:
                 pipe.execute_command(*words)
@@ -307,16 +307,18 @@ class Store:
         return cast("list[Any]", await self._patiently(once)) if calls else []
 
     async def _check_layout(self) -> None:
-        """Once for each store: a namespace of another layout is not read. Moves look for themselves."""
-        pipe = self.client.pipeline(transaction=False)
-        pipe.hget(self.keys.clock, "layout")
-        for key in ("studies", "workers"):
-            pipe.type(f"{{{self.keys.namespace}}}:{key}")
-        layout, *old = await pipe.execute(raise_on_error=False)
-        if isinstance(layout, bytes) and layout != str(LAYOUT).encode():
-            raise ResponseError(f"{_LAYOUT} {layout.decode(errors='replace')}")
-        if layout is None and b"zset" in old:
-            raise ResponseError(f"{_LAYOUT} 1")
+        """Once for each store: nothing is asked of a namespace of another layout."""
+        if self._is_layout_known:
+            return
+        try:
+            sign: Any = await self.client.get(f"{{{self.keys.namespace}}}:studies")
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            sign = b"layout 1"
+        if sign is not None and sign != f"layout {LAYOUT}".encode():
+            found = re.search(rb"\d+", sign)
+            raise ResponseError(f"{_LAYOUT} {found[0].decode() if found else 1}")
         self._is_layout_known = True
 
     async def now_ms(self) -> int:
@@ -327,7 +329,12 @@ class Store:
 
     async def run(self, move: str, *arguments: Word) -> Any:
         """One move by its name, tried again while the server is away. For the typed methods that stand for moves."""
-        return await self._patiently(lambda: self._door.call(move, self.keys.root, *arguments))
+
+        async def once() -> Any:
+            await self._check_layout()
+            return await self._door.call(move, self.keys.root, *arguments)
+
+        return await self._patiently(once)
 
     def read_moves(self) -> None:
         """Read their text now: who has no descriptor left must still be able to hand back what he can't start."""

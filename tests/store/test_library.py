@@ -104,7 +104,7 @@ async def test_namespace_of_another_layout_is_refused_and_left_alone(store: Stor
     if layout == "1":
         await store.client.zadd(f"{{{store.keys.namespace}}}:studies", {"old": 1})
     else:
-        await store.client.hset(store.keys.clock, "layout", layout)
+        await store.client.set(f"{{{store.keys.namespace}}}:studies", f"layout {layout}")
     keys = sorted(await store.client.keys(f"{{{store.keys.namespace}}}*"))
     # When this version asks for something, by a move or for a look
     views = Views(store, SEAL)

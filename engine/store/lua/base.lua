@@ -70,7 +70,7 @@ local verbs = {}
 -- fields stand here, so that Lua makes room for them at once.
 local function new_context(root)
   return {root = root, by_study = {}, hashes = {}, actions = {}, next_action = 1, rung = {}, ended_instances = 0,
-    is_resuming = false, set_back_ms = 0, swept_ms = 0, is_set_back = false, sweeper = false, sweeper_lease_ms = 0,
+    is_resuming = false, has_clock = false, set_back_ms = 0, swept_ms = 0, is_set_back = false, sweeper = false, sweeper_lease_ms = 0,
     sweeps_until_ms = 0, last_claim = 0, last_turn = 0, has_numbers = false, has_claimed = false, wall_us = false,
-    wall_ms = false, now_ms = false, ended = false, has_left = false, is_known = false}
+    wall_ms = false, now_ms = false, ended = false, has_left = false, has_retries = false, is_known = false}
 end

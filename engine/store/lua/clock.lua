@@ -1,4 +1,4 @@
--- The store's time, the layout of the namespace, who sweeps, and the numbers of claims and turns: one hash, read by each move.
+-- The store's time, who sweeps, and the numbers of claims and turns: one hash. And the sign that tells a namespace's layout.
 --
 -- The store's time is the server's, and all that it was ever set back by, so that it does not go back behind the last sweep. All
 -- that is compared is in it; only what people read is the server's own. The first move that sees that the clock was set back
@@ -8,24 +8,13 @@ local clock = {}
 
 local function wall_us(_) local t = redis.call('TIME'); return t[1] * 1000000 + t[2] end
 
--- Refuses a namespace of another layout. The first move on a namespace that has none writes it down, and puts a sign where
--- mrun before layouts had its keys: its moves refuse them without changing anything.
-local function check_layout(m, layout)
-  if layout == int(LAYOUT) then return end
-  if layout then error({err = 'LAYOUT ' .. layout}, 0) end
-  local old_root = string.sub(m.root, 1, #m.root - #int(LAYOUT) - 1)
-  for _, name in ipairs({'studies', 'workers'}) do
-    if redis.call('TYPE', old_root .. name).ok == 'zset' then error({err = 'LAYOUT 1'}, 0) end
-  end
-  for _, name in ipairs({'studies', 'workers'}) do redis.call('SET', old_root .. name, 'layout ' .. int(LAYOUT)) end
-  redis.call('HSET', names.clock(m.root), 'layout', int(LAYOUT))
-end
-
-function clock.read(m)
-  local layout, set_back_ms, swept_ms, is_set_back, sweeper, lease_ms, until_ms, claim, turn = unpack(space.call('HMGET',
-    names.clock(m.root), 'layout', 'set_back_ms', 'swept_ms', 'is_set_back', 'sweeper', 'sweeper_lease_ms',
-    'sweeps_until_ms', 'last_claim', 'last_turn'))
-  check_layout(m, layout)
+-- Reads the hash, once in a move, when something of it is asked for first.
+local function read_clock(m)
+  if m.has_clock then return end
+  m.has_clock = true
+  local set_back_ms, swept_ms, is_set_back, sweeper, lease_ms, until_ms, claim, turn = unpack(space.call('HMGET',
+    names.clock(m.root), 'set_back_ms', 'swept_ms', 'is_set_back', 'sweeper', 'sweeper_lease_ms', 'sweeps_until_ms',
+    'last_claim', 'last_turn'))
   m.set_back_ms, m.swept_ms, m.is_set_back = lenient(set_back_ms), lenient(swept_ms), is_set_back == '1'
   m.sweeper, m.sweeper_lease_ms, m.sweeps_until_ms = sweeper, lenient(lease_ms), lenient(until_ms)
   m.last_claim, m.last_turn = lenient(claim), lenient(turn)
@@ -37,6 +26,7 @@ function clock.wall_ms(m) clock.now_ms(m); return m.wall_ms end
 
 function clock.now_ms(m)
   if m.now_ms then return m.now_ms end
+  read_clock(m)
   m.wall_us = wall_us(m)
   m.wall_ms = math.floor(m.wall_us / 1000)
   local behind_ms = m.swept_ms - m.set_back_ms - m.wall_ms
@@ -61,6 +51,7 @@ end
 
 -- The place of a stream among the others of its queue: higher priorities first, then who waits longest.
 function clock.next_turn(m, priority)
+  read_clock(m)
   m.last_turn, m.has_numbers = m.last_turn + 1, true
   return int(-priority * 4294967296 + m.last_turn)
 end
@@ -83,4 +74,15 @@ end
 function clock.flush(m)
   if m.has_numbers then clock.set(m, 'last_claim', int(m.last_claim), 'last_turn', int(m.last_turn)) end
   m.has_numbers = false
+end
+
+-- Refuses a namespace of another layout, for moves that write something new. Each layout has a root of its own, and a sign where
+-- mrun before layouts had keys of another type: its moves look there first, and fail without changing anything.
+function clock.check_layout(m)
+  local old_root = string.sub(m.root, 1, #m.root - #int(LAYOUT) - 1)
+  local sign = redis.pcall('GET', old_root .. 'studies')
+  if sign == 'layout ' .. int(LAYOUT) then return end
+  if type(sign) == 'table' and not string.find(sign.err, 'WRONGTYPE', 1, true) then error(sign, 0) end
+  if sign then error({err = 'LAYOUT ' .. (type(sign) == 'string' and string.match(sign, '%d+') or '1')}, 0) end
+  for _, name in ipairs({'studies', 'workers'}) do redis.call('SET', old_root .. name, 'layout ' .. int(LAYOUT)) end
 end

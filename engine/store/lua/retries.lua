@@ -20,6 +20,7 @@ local function put_bits(m, st, instance, task, delay_ms)
 end
 
 function retries.put(m, st, instance, task)
+  m.has_retries = true
   local key, due_ms = names.retries(m.root, st.id), clock.now_ms(m) + instance.delay_ms
   if redis.call('ZCARD', key) >= LATER_MOST then
     due_ms = put_bits(m, st, instance, task, instance.delay_ms)

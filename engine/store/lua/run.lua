@@ -1,14 +1,9 @@
 -- The door of every move, as a function of the library or as a script: its context, and what becomes of it if it fails outside of
 -- the work for one study. Then the studies that it had to do with end as failed, for nobody can tell what was done.
 
-local function do_move(m, verb, args)
-  clock.read(m)
-  return verbs[verb](m, args)
-end
-
 local function run(verb, keys, args)
   local m = new_context(keys[1])
-  local is_done, answer = pcall(do_move, m, verb, args)
+  local is_done, answer = pcall(verbs[verb], m, args)
   if is_done then return answer end
   local touched = {}
   for _, action in ipairs(m.actions) do touched[action.study] = true end

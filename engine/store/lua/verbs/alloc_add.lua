@@ -5,6 +5,7 @@
 -- Idempotent: the very same terms are those of a call that was sent again, and get 'ok'.
 
 function verbs.alloc_add(m, args)
+  clock.check_layout(m)
   local key, now = names.alloc(m.root, args[1]), int(clock.now_ms(m))
   local terms = space.call('HGET', key, 'terms')
   if terms then return terms == args[2] and 'ok' or 'taken' end

@@ -44,6 +44,7 @@ end
 
 -- It was reclaimed, or is new; it owns nothing, and what it may still have is for others.
 local function register(m, w, facts, left_ms)
+  clock.check_layout(m)
   workers.remove(m, w, 0, ITEMS, true)
   local worker, now = names.worker(m.root, w), clock.now_ms(m)
   redis.call('PERSIST', worker)

@@ -20,6 +20,7 @@ end
 -- only if its claims have higher numbers. What no clock says before the year 2112 is not believed: numbers must not run out.
 local function pass_number(m, st)
   local since = lenient(counters.text(st.hash, 'since'))
+  clock.now_ms(m)
   if since > m.last_claim and since < 2^52 then m.last_claim, m.has_numbers = since, true end
 end
 
@@ -36,6 +37,7 @@ local function begin(m, st)
 end
 
 function verbs.commit(m, args)
+  clock.check_layout(m)
   local s, replaced = args[1], args[4] ~= '' and studies.of(m, args[4])
   local key = names.study(m.root, s)
   if redis.call('EXISTS', key) == 1 then return 'committed' end

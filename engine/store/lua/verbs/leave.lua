@@ -5,7 +5,7 @@
 
 function verbs.leave(m, args)
   local is_gone = workers.remove(m, args[1], 0, ITEMS / 2)
-  if m.sweeper == args[1] then space.call('HDEL', names.clock(m.root), 'sweeper', 'sweeps_until_ms') end
+  if clock.sweeper(m) == args[1] then space.call('HDEL', names.clock(m.root), 'sweeper', 'sweeps_until_ms') end
   todo.finish(m)
   return is_gone and 'ok' or 'more'
 end

@@ -9,7 +9,8 @@
 --   elapsed_ms  the sum over those samples
 --   reasons     [[sample, sealed text], …] of samples that failed
 -- Returns msgpack [answer for each claim, due_ms, ended_instances]: ok | lost (not yours, nothing was changed) | gone (the study
---   is) | stopping (accounted; nothing more of the study is to be started); milliseconds until the next retry, or -1; and of
+--   is) | stopping (accounted; nothing more of the study is to be started); milliseconds until the next retry if it
+--   put one, or -1; and of
 --   how many instances the last sample was settled.
 -- Invariants: each sample is counted once (fenced by claim and lo); what it makes ready is put in the same move or stands on
 -- todo. Idempotent: the same token gets the same answer. Cost: O(runs), at most ITEMS children; the rest on todo.
@@ -170,7 +171,7 @@ function verbs.settle(m, args)
     end
   end
   todo.finish(m)
-  local answer = cmsgpack.pack({answers, retries.due_ms(m), m.ended_instances})
+  local answer = cmsgpack.pack({answers, m.has_retries and retries.due_ms(m) or -1, m.ended_instances})
   -- Tokens of a worker grow. An older one is a copy that comes late: its claims have moved on, so it changed nothing; nor may
   -- its answer take the place of the newest, which may yet be asked for again.
   if m.is_known and tonumber(token) > lenient(last_token) then

@@ -7,6 +7,7 @@
 -- Refused on a full server: that settles old studies, and takes no new ones.
 
 function verbs.submit(m, args)
+  clock.check_layout(m)
   local s, ttl_s, which = args[1], tonumber(args[2]), args[3]
   local growth = string.match(which, '^grown:(.+)$')
   local key = growth and names.growth(m.root, s, growth) or which == 'past' and names.past(m.root, s) or names.plan(m.root, s)
