@@ -12,6 +12,7 @@ from mrun.cli.shown import counted
 from mrun.engine.errors import BrokerError, NotFoundError
 from mrun.engine.server.own import ServerFacts, find_own_server, start_own_server, stop_own_server
 from mrun.engine.store.connect import Broker, check_server, open_broker
+from mrun.engine.store.library import count_libraries
 
 
 @click.group("server")
@@ -96,17 +97,20 @@ async def _unfinished(invocation: Invocation) -> list[str]:
         return []
 
 
-async def _durability(facts: ServerFacts) -> str | None:
-    """How it keeps what it is given now, in the words of the setting. None: it does not tell."""
+async def _asked(facts: ServerFacts) -> dict[str, str | int | None]:
+    """How it keeps what it is given now, in the words of the setting, and of how many versions it has the library.
+
+    None: it does not tell.
+    """
     try:
         client = await open_broker(Broker(facts.url, "your own server"))
         try:
-            policy = (await check_server(client)).flush_policy
+            policy, libraries = (await check_server(client)).flush_policy, await count_libraries(client)
         finally:
             await client.aclose()
     except BrokerError:
-        return None
-    return "strict" if policy == "always" else policy or None
+        return {"durability": None, "libraries": None}
+    return {"durability": "strict" if policy == "always" else policy or None, "libraries": libraries}
 
 
 def _show(invocation: Invocation, facts: ServerFacts, what: str) -> None:
@@ -118,7 +122,7 @@ def _show(invocation: Invocation, facts: ServerFacts, what: str) -> None:
         "binary": str(facts.binary),
         "data": str(facts.data_dir),
         "log": str(facts.log_path),
-        "durability": anyio.run(_durability, facts),
+        **anyio.run(_asked, facts),
     }
     invocation.output.data(rows | {"state": what})
     invocation.output.ids([facts.url])

@@ -17,6 +17,8 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError, ResponseError
 
+from mrun.engine.store.connect import translate_errors, url_of
+
 #: Subjects, each after those that it uses; the moves follow, and the door.
 _SUBJECTS = (
     *("schema", "base", "clock", "counters", "plan", "bits", "studies", "cleaning", "ready", "retries", "release"),
@@ -91,6 +93,15 @@ class Library:
 def library() -> Library:
     """That of this version."""
     return Library(body())
+
+
+async def count_libraries(client: redis.asyncio.Redis) -> int:
+    """Of how many versions a server has the library; each is some 100 kB, and nobody removes one by itself.
+
+    Raises as `translate_errors`.
+    """
+    with translate_errors(url_of(client)):
+        return len(await client.function_list(f"{LIBRARY_PREFIX}*"))
 
 
 class Door:

@@ -195,6 +195,7 @@ def test_server_is_started_shown_and_stopped_and_keeps_what_it_holds(home: Home)
     # The first strict command makes it strict, until it is stopped
     assert home.json("server", "start", "--durability", "strict")["durability"] == "strict"
     assert "durability strict" in home.ok("server", "status")
+    assert facts["libraries"] == 1
     assert "runs already" in home.ok("server", "start")
     assert home.ok("server", "stop") == "stopped\n"
     assert home.ok("server", "stop") == "it was not running\n"
