@@ -394,7 +394,8 @@ class Store:
             raise BrokerError(
                 f"Namespace '{self.keys.namespace}' on this server was written by another version of mrun: its keys "
                 f"have layout {found}, and this version reads layout {LAYOUT}. Nothing was changed.",
-                hint="Use the version that queued the studies there, or a namespace of your own: `--namespace NAME`.",
+                hint="Let that version finish the studies there, or remove them (`mrun purge all`); "
+                "or use a namespace of your own: `--namespace NAME`.",
             ) from error
 
     def _note_away(self, error: BrokerAwayError) -> None:

@@ -1,0 +1,3 @@
+#!/bin/bash
+
+echo value $(X); test $(X) -ne 2 || test -e /tmp/old/good
