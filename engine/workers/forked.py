@@ -88,6 +88,8 @@ def fork_worker(prepare: Callable[[], object], work: Callable[[Sequence[str]], N
         code = _work_as_told(read, work)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # noqa: BLE001  # nobody above is the child's: what it was is said here, or by nobody
+        sys.excepthook(*sys.exc_info())
     finally:
         # The frames above belong to the parent.
         os._exit(code)
