@@ -110,7 +110,7 @@ def measure(size: Size) -> dict[str, Any]:
         on.samples(SAMPLE_COUNT)
         rows = [row for shape in shapes for row in _measure(on, shape, rounds)]
     growth = {
-        shape.name: round(last["queue_us_per_node"] / before["queue_us_per_node"], 2)
+        shape.name: round(last["queue_us_per_node"] / max(before["queue_us_per_node"], 0.1), 2)
         for shape in shapes
         for before, last in [[row for row in rows if row["shape"] == shape.name][-2:]]
     }

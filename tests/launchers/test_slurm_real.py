@@ -13,7 +13,7 @@ import pytest
 from mrun.engine.errors import LauncherError
 from mrun.launchers.base import Launcher
 from mrun.launchers.job_calls import JobCalls
-from mrun.launchers.resources import Needs
+from mrun.launchers.resources import Account, Needs
 from mrun.launchers.schedulers import EndKind, Job, JobState, JobStatus, Output
 from mrun.launchers.slurm import SlurmLauncher
 from mrun.launchers.surroundings import probed, with_end
@@ -132,7 +132,7 @@ async def test_a_job_past_its_walltime_is_ended_by_slurm(desk, slurm, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"queue": "nope"}, "invalid partition"),
+        ({"account": Account(queue="nope")}, "invalid partition"),
         ({"needs": Needs(gpus=7)}, "Requested node configuration is not available"),
         ({"extra": ("--constraint=nope",)}, "Invalid feature"),
         ({"script_path": "/nonexistent/script.sh"}, "Unable to open file"),

@@ -80,7 +80,7 @@ def test_a_worker_knows_its_cores_and_the_end_of_its_allocation(lab, own_server)
     (started,) = logged(out, "worker_started")
     # Then
     assert started["slots"] == 3
-    (key,) = own_server.client().keys("*}:worker:*[0-9a-f]")
+    (key,) = own_server.client().keys("*}:2:worker:*[0-9a-f]")
     ends_at_s = int(own_server.client().hget(key, "ends_at_ms")) / 1000
     assert 540 < ends_at_s - time.time() <= 600
 

@@ -82,7 +82,7 @@ def test_forged_entries_end_their_studies_with_a_reason_or_change_nothing_and_ha
     for study, fields in zip(studies, FORGED, strict=True):
         status = lab.study(study)
         assert status["state"] in ("finished", "failed"), (fields, status)
-        assert status["state"] == "finished" or "lost a part" in status["why"], fields
+        assert status["state"] == "finished" or "lost or could not change a part" in status["why"], fields
     assert lab.study(other)["state"] == "finished"
     assert lab.ledger("other") == {str(number): 1 for number in range(5)}
     assert all(0 <= int(sample) < 5 for sample in lab.ledger("a"))
@@ -235,7 +235,7 @@ def test_workspace_that_is_deleted_stops_its_study_and_no_other(lab: Lab, when: 
     other = lab.queue(lab.spec(SPEC.replace("$LEDGER/a", "$LEDGER/other").replace("$(X)", "0"), "other.yaml"))
     assert lab.wait_for_end(other)["state"] == "finished"
     assert worker.poll() is None
-    assert not place.exists(), "it is not made anew"
+    assert not place.exists(), f"it is not made anew: {sorted(map(str, place.rglob('*')))}"
     assert lab.study(study)["state"] == "running"
     lab.mrun("restart", place, code=4)
     lab.mrun("cancel", study)

@@ -141,10 +141,21 @@ def make_directory(path: str, workspace: str) -> bool:
     except FileExistsError:
         return False
     except FileNotFoundError:
-        if not os.path.isdir(workspace):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), workspace) from None
-        os.makedirs(path, exist_ok=True)
+        _make_below(workspace, os.path.relpath(path, workspace))
     return True
+
+
+def _make_below(workspace: str, relative: str) -> None:
+    """One by one: the workspace itself may go at any moment, and is not to come back by this."""
+    path = workspace
+    for part in relative.split(os.sep):
+        path = os.path.join(path, part)
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), workspace) from None
 
 
 async def keep_within(directory: str, workspace: str, keep: Callable[[], Awaitable[None]]) -> None:
