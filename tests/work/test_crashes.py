@@ -103,6 +103,8 @@ def test_hundred_million_samples_are_queued_at_once_and_survive_a_dead_server(la
     victim.kill()
     victim.wait(timeout=20)
     lab.server.start()
+    # The killed guard's engine may still settle what had ended, now that the server is back
+    wait_until(lambda: not lab.leftovers(), "the victim's engine has ended")
     # Samples that had run and were not yet accounted will run again: as many as the ledger is ahead of the counters
     ran = len(lab.ledger("a"))
     ahead = ran - lab.study(study)["by_step"]["a"]["finished"]
